@@ -1,0 +1,38 @@
+"""Every error that textebm raises on purpose, and the exit code each one ends a command with.
+
+A message says what is wrong, where (file, line, key), and what to do about it.
+"""
+
+
+class TextebmError(Exception):
+    """Base class: something failed at run time."""
+
+    exit_code = 1
+
+
+class UsageError(TextebmError):
+    """The command, an option or an argument is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError, ValueError):
+    """A configuration has an unknown key or a value out of range."""
+
+
+class DataError(UsageError):
+    """An input file or corpus is missing, unreadable or unusable."""
+
+
+class CheckpointError(TextebmError):
+    """A checkpoint or model folder is missing, broken or of a foreign format."""
+
+
+class JudgeError(TextebmError):
+    """A language model that judges text could not be estimated or queried."""
+
+
+class DivergenceError(TextebmError):
+    """Training diverged: a loss, a latent or an energy is not finite or has run away."""
+
+    exit_code = 3
