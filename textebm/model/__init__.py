@@ -1,0 +1,12 @@
+"""The mathematics of the latent space energy-based prior model: no files, no printing, no command line.
+
+energy       f(z) and the prior p(z) ∝ exp(f(z)) N(z; 0, σ²I)
+langevin     short-run Langevin chains on any potential
+generators   what a generator must answer; recurrent holds the text generators, decoding writes sentences with them
+softmax      log-likelihood and gradient of a vocabulary-sized softmax, without keeping its matrix
+inference    z given x
+learner      one learning step: both chains, both gradients
+likelihood   exact integration on a grid, for z of one or two dimensions
+latent_ebm   the whole model: sample, infer, score, save, load
+random       one seed, many independent streams
+"""

@@ -1,0 +1,304 @@
+"""The typed configuration of a run: the one definition behind the command line, preset files and a run's config.json.
+
+A preset is a YAML file in `textebm/configs`; keys it does not name keep the defaults written here. Values are checked
+when a configuration is made, so a wrong one never reaches training.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from textebm.errors import ConfigError
+
+Schedule = float | tuple[float, ...]
+"""One value for every Langevin step, or one value a step (the last one repeats)."""
+
+T = TypeVar("T")
+
+
+def _require(condition: bool, key: str, value: object, wanted: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key} is {value!r}: it must be {wanted}")
+
+
+def _require_schedule(key: str, value: Schedule, *, zero_allowed: bool) -> None:
+    values = value if isinstance(value, tuple) else (value,)
+    enough = all((v >= 0 if zero_allowed else v > 0) for v in values)
+    wanted = "one number or several, none negative" if zero_allowed else "one positive number or several"
+    _require(len(values) > 0 and enough, key, value, wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorConfig:
+    """The prior p(z) ∝ exp(f(z)) N(z; 0, σ²I) and its short-run chain."""
+
+    kind: Literal["ebm", "gaussian"] = "ebm"
+    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain."""
+    latent_dim: int = 32
+    """Number of dimensions of z."""
+    sigma: float = 1.0
+    """Standard deviation σ of the reference Gaussian."""
+    width: int = 200
+    """Hidden units in each layer of the energy MLP."""
+    depth: int = 2
+    """Hidden layers of the energy MLP."""
+    activation: Literal["gelu", "lrelu", "silu", "tanh"] = "gelu"
+    """Activation of the energy MLP (lrelu: slope 0.2)."""
+    steps: int = 60
+    """K0: Langevin steps of the prior chain."""
+    step_size: Schedule = 0.4
+    """s0: step size, z ← z − ½s²∇U + sTε."""
+    temperature: Schedule = 1.0
+    """T: noise temperature; 1 is Langevin dynamics proper."""
+
+    def __post_init__(self) -> None:
+        _require(self.latent_dim > 0, "prior.latent_dim", self.latent_dim, "at least 1")
+        _require(self.sigma > 0, "prior.sigma", self.sigma, "positive")
+        _require(self.width > 0, "prior.width", self.width, "at least 1")
+        _require(self.depth >= 0, "prior.depth", self.depth, "0 or more")
+        _require(self.steps >= 0, "prior.steps", self.steps, "0 or more")
+        _require_schedule("prior.step_size", self.step_size, zero_allowed=False)
+        _require_schedule("prior.temperature", self.temperature, zero_allowed=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """The recurrent generator p(x|z)."""
+
+    cell: Literal["lstm", "gru"] = "lstm"
+    """Recurrent cell (one layer)."""
+    embedding_dim: int = 256
+    """Size of a word embedding."""
+    hidden_dim: int = 256
+    """Size of the recurrent state."""
+    z_to_state: bool = True
+    """z sets the initial hidden state by a linear map."""
+    z_to_cell: bool = False
+    """z sets the initial LSTM cell state too (else it is 0)."""
+    z_to_input: bool = True
+    """z is concatenated to every word embedding."""
+    dropout: float = 0.0
+    """Dropout on embeddings and on outputs."""
+    init_range: float = 0.1
+    """Weights start uniform in ±this."""
+
+    def __post_init__(self) -> None:
+        _require(self.embedding_dim > 0, "generator.embedding_dim", self.embedding_dim, "at least 1")
+        _require(self.hidden_dim > 0, "generator.hidden_dim", self.hidden_dim, "at least 1")
+        _require(0 <= self.dropout < 1, "generator.dropout", self.dropout, "in [0, 1)")
+        _require(self.init_range > 0, "generator.init_range", self.init_range, "positive")
+        _require(
+            self.z_to_state or self.z_to_cell or self.z_to_input,
+            "generator.z_to_state, z_to_cell and z_to_input",
+            False,
+            "true for at least one, or z never reaches the generator",
+        )
+        _require(
+            not (self.z_to_cell and self.cell == "gru"), "generator.z_to_cell", True, "false for a GRU, which has no cell"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig:
+    """How z is inferred from a sentence: a short-run Langevin chain on the posterior."""
+
+    steps: int = 20
+    """K1: Langevin steps of the posterior chain."""
+    step_size: Schedule = 0.1
+    """s1: step size, z ← z − ½s²∇U + sTε."""
+    temperature: Schedule = 1.0
+    """T: noise temperature; below 1 it targets a sharpened posterior p(z|x)^(1/T²)."""
+    dropout_mask: Literal["chain", "step"] = "chain"
+    """One dropout mask for the whole chain and the learner's step, or a fresh one at every step."""
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "inference.steps", self.steps, "1 or more")
+        _require_schedule("inference.step_size", self.step_size, zero_allowed=False)
+        _require_schedule("inference.temperature", self.temperature, zero_allowed=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimiserConfig:
+    """Adam for both parts, each with its own rate, decay and clipping."""
+
+    lr: float = 1e-3
+    """Learning rate of the generator."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's β₁ and β₂, both parts."""
+    clip: float = 5.0
+    """Largest gradient norm of the generator (0: no clipping)."""
+    energy_lr: float = 1e-4
+    """Learning rate of the EBM."""
+    energy_weight_decay: float = 0.0
+    """Weight decay of the EBM, added to its gradient (Adam's L2)."""
+    energy_clip: float = 1.0
+    """Largest gradient norm of the EBM (0: no clipping)."""
+    schedule: Literal["constant", "exponential", "linear", "cosine"] = "constant"
+    """Both learning rates over time: exponential multiplies by `decay` an epoch; linear and cosine fall to 0 at the end."""
+    decay: float = 0.998
+    """Factor an epoch of the exponential schedule."""
+    warmup_steps: int = 0
+    """Steps over which both rates rise linearly from 0."""
+
+    def __post_init__(self) -> None:
+        for key in ("lr", "energy_lr"):
+            _require(getattr(self, key) > 0, f"optimiser.{key}", getattr(self, key), "positive")
+        for key in ("clip", "energy_clip", "energy_weight_decay"):
+            _require(getattr(self, key) >= 0, f"optimiser.{key}", getattr(self, key), "0 or more")
+        _require(all(0 <= b < 1 for b in self.betas), "optimiser.betas", self.betas, "two numbers in [0, 1)")
+        _require(0 < self.decay <= 1, "optimiser.decay", self.decay, "in (0, 1]")
+        _require(self.warmup_steps >= 0, "optimiser.warmup_steps", self.warmup_steps, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on the validation split at the end of each epoch."""
+
+    sentences: int = 500
+    """Validation sentences that are scored (0: all), the same ones each time."""
+    active_unit_sentences: int = 100
+    """Sentences over which active units are counted (0: not counted)."""
+    active_unit_chains: int = 10
+    """Posterior chains a sentence for active units."""
+    samples: int = 5
+    """Generated sentences written to the log."""
+
+    def __post_init__(self) -> None:
+        for key in ("sentences", "active_unit_sentences", "samples"):
+            _require(getattr(self, key) >= 0, f"evaluation.{key}", getattr(self, key), "0 or more")
+        _require(self.active_unit_chains >= 2, "evaluation.active_unit_chains", self.active_unit_chains, "2 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides the outcome of a training run."""
+
+    data: str = "demo"
+    """Named corpus (demo, ptb, snli, yahoo), a text file, or a folder with train, valid and test."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named corpora; else the environment variable TEXTEBM_DATA."""
+    vocab_size: int = 20_000
+    """Largest vocabulary, special tokens included; rarer words become <unk>."""
+    max_length: int | None = None
+    """Longest sentence in words, end of sentence not counted (default: no limit)."""
+    overlong: Literal["drop", "cut"] = "drop"
+    """What happens to longer sentences."""
+    prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
+    generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
+    inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
+    optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    batch_size: int = 64
+    """Sentences in a batch."""
+    epochs: int = 30
+    """Passes over the training split; learning-rate schedules end here."""
+    seed: int = 0
+    """Seed of every random stream."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the vocabulary-sized products; sums and the rest stay in fp32."""
+
+    def __post_init__(self) -> None:
+        _require(self.vocab_size >= 5, "vocab_size", self.vocab_size, "at least 5: four special tokens and one word")
+        _require(self.max_length is None or self.max_length >= 1, "max_length", self.max_length, "at least 1")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain types, as written to config.json."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def from_dict(values: dict[str, Any], cls: type[T] = Config, base: T | None = None, where: str = "") -> T:  # type: ignore[assignment]
+    """A configuration from nested plain types; keys not named keep the value of `base`, or the default.
+
+    Raises:
+        ConfigError: a key is unknown (the message names the nearest), or a value has the wrong type or range.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where or 'the configuration'} must be a mapping of keys to values, not {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    known: dict[str, Any] = {name: getattr(base, name) for name in fields} if base is not None else {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.4)
+            hint = f"; the nearest known key is {near[0]!r}" if near else f"; known keys: {', '.join(fields)}"
+            raise ConfigError(f"unknown configuration key {path!r}{hint}")
+        if dataclasses.is_dataclass(hints[key]):
+            known[key] = from_dict(value, hints[key], known.get(key), path)  # type: ignore[arg-type]
+        else:
+            known[key] = _typed(value, hints[key], path)
+    return cls(**known)
+
+
+def _typed(value: Any, hint: Any, path: str) -> Any:  # noqa: ANN401 (a value straight out of a YAML or JSON file)
+    """`value` as the type `hint` says, or a ConfigError that names the key."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in args:
+            try:
+                return _typed(value, option, path)
+            except ConfigError:
+                continue
+    elif origin is Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{path} is {value!r}: it must be one of {', '.join(map(str, args))}")
+    elif origin is tuple and isinstance(value, list | tuple):
+        if args[-1] is Ellipsis:
+            return tuple(_typed(v, args[0], path) for v in value)
+        if len(args) == len(value):
+            return tuple(_typed(v, a, path) for v, a in zip(value, args, strict=True))
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif hint in (int, str, bool, types.NoneType) and type(value) is hint:
+        return value
+    name = getattr(hint, "__name__", None) or str(hint)
+    raise ConfigError(f"{path} is {value!r}, which is no {name if origin is None else hint}")
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    files = resources.files("textebm.configs").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def load_config(name_or_path: str) -> Config:
+    """A configuration from a shipped preset's name or from a YAML or JSON file.
+
+    Raises:
+        ConfigError: no such preset or file, not YAML, an unknown key, or a value of the wrong type or range.
+    """
+    import yaml
+
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "config.json"
+    if name_or_path in preset_names():
+        text = (resources.files("textebm.configs") / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    elif path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        raise ConfigError(f"no preset and no file {name_or_path!r}; presets: {', '.join(preset_names())}")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name_or_path} is not valid YAML: {error}") from None
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{name_or_path}: {error}") from None

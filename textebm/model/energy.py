@@ -1,0 +1,100 @@
+"""The latent priors: the energy-based tilt of a Gaussian, and the plain Gaussian as its special case.
+
+p(z) = exp(f(z)) N(z; 0, σ²I) / Z, with f a small multilayer perceptron; energy(z) = −f(z).
+Source: Pang et al., NeurIPS 2020, equation 2.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from textebm.config import PriorConfig
+from textebm.model import langevin
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "lrelu": nn.LeakyReLU}
+
+
+class GaussianPrior(nn.Module):
+    """p(z) = N(z; 0, σ²I): the prior of a VAE and of short-run inference (SRI)."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("origin", torch.zeros(config.latent_dim), persistent=False)  # carries device and dtype
+        self.origin: Tensor
+
+    def tilt(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+        """f(z), the log-density's departure from the reference Gaussian, in nats: 0 here."""
+        return z.new_zeros(len(z))
+
+    def log_reference(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+        """log N(z; 0, σ²I), in nats, normalised."""
+        variance = self.config.sigma**2
+        return -0.5 * (z.square().sum(1) / variance + z.shape[1] * math.log(2 * math.pi * variance))
+
+    def potential(self, z: Float[Tensor, "batch latent"]) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+        """U(z) = −f(z) + ‖z‖²/2σ² and its gradient, as a `langevin.Potential`."""
+        gradient = z / self.config.sigma**2
+        return 0.5 * (z * gradient).sum(1), gradient
+
+    def sample_reference(self, n: int, generator: torch.Generator) -> Float[Tensor, "{n} latent"]:
+        """Exact samples of the reference Gaussian, where every chain starts."""
+        size, like = (n, self.config.latent_dim), self.origin
+        return self.config.sigma * torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)
+
+    def chain(self, steps: int | None = None) -> langevin.Schedule:
+        """The schedule of the prior chain; `steps` overrides its length K0."""
+        return langevin.schedule(0, self.config.step_size)
+
+    def sample(self, n: int, generator: torch.Generator, steps: int | None = None) -> Float[Tensor, "{n} latent"]:
+        """Samples of the prior: the reference Gaussian, moved by the short-run chain where there is a tilt.
+
+        Args:
+            n: number of samples.
+            generator: source of the starting points and of the chain's noise.
+            steps: length of the chain (default: K0 as in training).
+        """
+        start = self.sample_reference(n, generator)
+        return langevin.run(start, self.potential, self.chain(steps), generator)
+
+
+class EBMPrior(GaussianPrior):
+    """p(z) ∝ exp(f(z)) N(z; 0, σ²I), sampled by a short Langevin chain from the reference Gaussian."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__(config)
+        activation = ACTIVATIONS[config.activation]
+        sizes = [config.latent_dim, *[config.width] * config.depth]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(inputs, outputs), activation(0.2) if activation is nn.LeakyReLU else activation()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+
+    def tilt(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+        """f(z), in nats."""
+        value: Tensor = self.mlp(z)
+        return value.squeeze(1)
+
+    def potential(self, z: Float[Tensor, "batch latent"]) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+        """U(z) = −f(z) + ‖z‖²/2σ² and its gradient, as a `langevin.Potential`."""
+        with torch.enable_grad():
+            point = z.detach().requires_grad_()
+            tilt = self.tilt(point)
+            (slope,) = torch.autograd.grad(tilt.sum(), point)
+        reference, gradient = super().potential(z)
+        return reference - tilt.detach(), gradient - slope
+
+    def chain(self, steps: int | None = None) -> langevin.Schedule:
+        """The schedule of the prior chain; `steps` overrides its length K0."""
+        steps = self.config.steps if steps is None else steps
+        return langevin.schedule(steps, self.config.step_size, self.config.temperature)
+
+
+PRIORS: dict[str, type[GaussianPrior]] = {"ebm": EBMPrior, "gaussian": GaussianPrior}
+
+
+def make_prior(config: PriorConfig) -> GaussianPrior:
+    """The prior that a configuration describes."""
+    return PRIORS[config.kind](config)

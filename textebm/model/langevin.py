@@ -1,0 +1,116 @@
+"""Short-run Langevin dynamics on any potential.
+
+The update, in this project's step convention (that of the authors of the paper), is
+
+    z ← z − ½ s² ∇U(z) + s T ε,   ε ~ N(0, I),
+
+with step size s and noise temperature T. At T = 1 it is the unadjusted Langevin algorithm for the density exp(−U); at
+another T its target is exp(−U/T²). Others write η = ½s² (noise √(2η)) or η = s² (noise √η).
+
+This file knows a potential and nothing else: prior and posterior chains, of text and of images, are all run by it.
+Source: Pang et al., "Learning Latent Space Energy-Based Prior Model", NeurIPS 2020, equations 8 and 9.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Potential(Protocol):
+    """U and its gradient: the (unnormalised) density that a chain walks on is exp(−U)."""
+
+    def __call__(self, z: Float[Tensor, "batch latent"]) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+        """U(z) in nats for each row of z, and ∇U(z), both without an autograd graph."""
+        ...
+
+
+class State(NamedTuple):
+    """Where a batch of chains stands. z: (batch, latent)."""
+
+    z: Float[Tensor, "batch latent"]
+
+
+class Info(NamedTuple):
+    """What a step saw before it moved: the potential (batch,) in nats and its gradient (batch, latent)."""
+
+    potential: Float[Tensor, " batch"]
+    gradient: Float[Tensor, "batch latent"]
+
+
+class Schedule(NamedTuple):
+    """Step size s and noise temperature T of each step of a chain."""
+
+    step_sizes: tuple[float, ...]
+    temperatures: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.step_sizes)
+
+
+def schedule(
+    steps: int, step_size: float | tuple[float, ...], temperature: float | tuple[float, ...] = 1.0
+) -> Schedule:
+    """A schedule of `steps` steps; a list shorter than that repeats its last value, a longer one is cut."""
+
+    def spread(values: float | tuple[float, ...]) -> tuple[float, ...]:
+        known = values if isinstance(values, tuple) else (values,)
+        return (known + known[-1:] * steps)[:steps]
+
+    return Schedule(spread(step_size), spread(temperature))
+
+
+def init(z: Float[Tensor, "batch latent"]) -> State:
+    """Chains that start at z."""
+    return State(z.detach())
+
+
+def step(
+    state: State, potential: Potential, step_size: float, temperature: float, generator: torch.Generator
+) -> tuple[State, Info]:
+    """One Langevin step of every chain.
+
+    Args:
+        state: where the chains stand.
+        potential: U and ∇U.
+        step_size: s.
+        temperature: T; at 0 no noise is drawn and the step is gradient descent.
+        generator: source of ε, on the device of z.
+    """
+    energy, gradient = potential(state.z)
+    z = state.z - (0.5 * step_size**2) * gradient
+    if temperature > 0:
+        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+        z = z + (step_size * temperature) * noise
+    return State(z), Info(energy, gradient)
+
+
+def run(
+    z: Float[Tensor, "batch latent"],
+    potential: Potential,
+    plan: Schedule,
+    generator: torch.Generator,
+    observe: Callable[[int, State, Info], None] | None = None,
+) -> Float[Tensor, "batch latent"]:
+    """Run chains from z through the whole schedule; nothing in here waits for the device.
+
+    Args:
+        z: starting points.
+        potential: U and ∇U.
+        plan: step sizes and temperatures.
+        generator: source of the noise, on the device of z.
+        observe: called after each step with its number (from 0), the new state, and what the step saw.
+
+    Returns:
+        The end points, (batch, latent).
+    """
+    state = init(z)
+    for number, (size, temperature) in enumerate(zip(plan.step_sizes, plan.temperatures, strict=True)):
+        state, info = step(state, potential, size, temperature, generator)
+        if observe is not None:
+            observe(number, state, info)
+    return state.z

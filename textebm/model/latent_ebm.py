@@ -1,0 +1,191 @@
+"""The whole model: a latent prior, a generator, and short-run inference; and how it is saved and loaded.
+
+A model folder holds `config.json` (what the model is) and `model.safetensors` (its weights), and for text the tokeniser's
+files beside them.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from textebm.config import GeneratorConfig, InferenceConfig, PriorConfig, from_dict
+from textebm.errors import CheckpointError, ConfigError
+from textebm.model import inference, langevin
+from textebm.model.decoding import Decoding, decode
+from textebm.model.energy import make_prior
+from textebm.model.random import stream
+from textebm.model.recurrent import ConditionedText, RecurrentGenerator, TextBatch
+from textebm.model.softmax import Precision
+
+FORMAT = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What a model is, apart from its weights."""
+
+    vocab_size: int
+    """Number of token ids, special tokens included."""
+    prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
+    """The prior and its chain."""
+    generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
+    """The generator."""
+    inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
+    """The posterior chain."""
+    longest: int = 200
+    """Length in words of the longest training sentence: what generation allows by default."""
+
+
+class LatentEBM(nn.Module):
+    """Latent space energy-based prior model of text (Pang et al., NeurIPS 2020)."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        """A new model with random weights.
+
+        Args:
+            config: what the model is.
+            seed: of the stream that the initial weights are drawn from.
+        """
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.random.manual_seed(stream(seed, "initialisation").initial_seed())
+            self.prior = make_prior(config.prior)
+            self.generator = RecurrentGenerator(config.generator, config.vocab_size, config.prior.latent_dim)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.prior.origin.device
+
+    def condition(
+        self, x: TextBatch, dropout: torch.Generator | None = None, precision: Precision = "fp32"
+    ) -> ConditionedText:
+        """log p(x|z) of a batch as a function of z (see `RecurrentGenerator.condition`)."""
+        return self.generator.condition(x, dropout, precision)
+
+    def sample_prior(
+        self, n: int, generator: torch.Generator, steps: int | None = None
+    ) -> Float[Tensor, "{n} latent"]:
+        """Samples of z by the short-run prior chain; `steps` overrides its length."""
+        return self.prior.sample(n, generator, steps)
+
+    def infer(
+        self, x: TextBatch, generator: torch.Generator, steps: int | None = None
+    ) -> Float[Tensor, "batch latent"]:
+        """Posterior samples of z, one a sentence, by the chain that training uses, without dropout.
+
+        Args:
+            x: a batch of sentences on the model's device.
+            generator: source of the starting points and of the noise.
+            steps: overrides the chain's length K1.
+        """
+        config = self.config.inference
+        config = config if steps is None else dataclasses.replace(config, steps=steps)
+        conditioned = self.condition(x)
+        z, _ = inference.short_run_posterior(self.prior, lambda: conditioned, len(x.lengths), config, generator)
+        return z
+
+    def log_prob(self, x: TextBatch, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+        """log p(x|z) of each sentence in nats, end of sentence included, without dropout, in float32."""
+        with torch.no_grad():
+            return self.condition(x).log_prob(z)
+
+    def generate(
+        self,
+        n: int,
+        latents: torch.Generator,
+        decoding_stream: torch.Generator,
+        decoding: Decoding | None = None,
+        steps: int | None = None,
+    ) -> list[list[int]]:
+        """Token ids of n sentences: prior chain, then decoding.
+
+        Args:
+            n: number of sentences.
+            latents: source of the prior chain's randomness.
+            decoding_stream: source of the words' randomness.
+            decoding: how words are chosen (default: sampling up to the longest training sentence).
+            steps: overrides the prior chain's length K0.
+        """
+        decoding = decoding or Decoding(max_length=self.config.longest)
+        return decode(self.generator, self.sample_prior(n, latents, steps), decoding, decoding_stream)
+
+    def energy(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+        """energy(z) = −f(z) of each latent, in nats (0 under a Gaussian prior)."""
+        with torch.no_grad():
+            return -self.prior.tilt(z)
+
+    def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Write config.json and model.safetensors into `folder` (made if need be).
+
+        Args:
+            folder: where to write.
+            dtype: what floating-point weights are stored as (default: as they are).
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: t.detach().to("cpu", dtype or t.dtype).contiguous() for name, t in self.state_dict().items()}
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        described = {"model_type": "textebm", "format": FORMAT, **dataclasses.asdict(self.config)}
+        (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> "LatentEBM":
+        """Load a model that `save_pretrained` wrote; weights become float32.
+
+        Raises:
+            CheckpointError: a file is missing, broken, or of another format.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        config = read_model_config(folder)
+        try:
+            weights = load_file(folder / WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder / WEIGHTS} cannot be read as safetensors: {error}") from None
+        model = cls(config)
+        try:
+            model.load_state_dict({name: t.float() for name, t in weights.items()})
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from None
+        return model.to(device)
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """The description of a saved model.
+
+    Raises:
+        CheckpointError: there is none, or it is not one of ours.
+    """
+    path = folder / CONFIG
+    try:
+        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no model folder: it holds no {CONFIG}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(described, dict) or described.pop("model_type", None) != "textebm":
+        raise CheckpointError(f"{path} does not describe a textebm model")
+    written = described.pop("format", None)
+    if written != FORMAT:
+        raise CheckpointError(f"{path} has format {written}; this version of textebm reads format {FORMAT}")
+    try:
+        return from_dict(described, ModelConfig)
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def total_path(observed: list[langevin.Info]) -> Float[Tensor, "steps batch"]:
+    """The potential along a chain, from what `langevin.run` showed its observer: (steps, batch), in nats."""
+    return torch.stack([info.potential for info in observed])

@@ -1,0 +1,161 @@
+"""One learning step: both chains, both gradients. The only place that changes parameters.
+
+    α: ascend  mean f(z⁺) − mean f(z⁻)      z⁺ from the posterior chain, z⁻ from the prior chain
+    β: ascend  mean log p(x|z⁺)
+
+Source: Pang et al., NeurIPS 2020, algorithm 1.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from textebm.config import Config, OptimiserConfig
+from textebm.model import inference
+from textebm.model.latent_ebm import LatentEBM
+from textebm.model.random import stream
+from textebm.model.recurrent import ConditionedText, TextBatch
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a learning step saw; 0-dimensional tensors on the device, so that reading one is the caller's choice to wait."""
+
+    log_prob: Tensor
+    """Mean log p(x|z⁺) a sentence, with dropout, in nats."""
+    posterior_energy: Tensor
+    """Mean −f(z⁺)."""
+    prior_energy: Tensor
+    """Mean −f(z⁻)."""
+    posterior_norm: Tensor
+    """Mean ‖z⁺‖."""
+    prior_norm: Tensor
+    """Mean ‖z⁻‖."""
+    posterior_displacement: Tensor
+    """Mean distance of z⁺ from where its chain began."""
+    gradient_norm: Tensor
+    """Norm of the generator's gradient before clipping."""
+    energy_gradient_norm: Tensor
+    """Norm of the EBM's gradient before clipping."""
+
+
+def learning_rate_factor(config: OptimiserConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """What both learning rates are multiplied by at a step (counted from 0)."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "exponential":
+        return warm * config.decay ** (step // steps_per_epoch)
+    done = min(1.0, step / (steps_per_epoch * epochs))
+    if config.schedule == "linear":
+        return warm * (1 - done)
+    if config.schedule == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * done))
+    return warm
+
+
+class Learner:
+    """Owns the optimisers of one model and makes learning steps."""
+
+    def __init__(self, model: LatentEBM, config: Config, steps_per_epoch: int) -> None:
+        """Adam for the generator and, where the prior has parameters, for the EBM.
+
+        Args:
+            model: what is trained, already on its device.
+            config: the run's configuration.
+            steps_per_epoch: learning steps an epoch, for the learning-rate schedule.
+        """
+        self.model = model
+        self.config = config
+        self.steps_per_epoch = steps_per_epoch
+        settings = config.optimiser
+        self.generator_optimiser = torch.optim.Adam(
+            model.generator.parameters(), lr=settings.lr, betas=settings.betas, fused=True
+        )
+        energy_parameters = list(model.prior.parameters())
+        self.energy_optimiser = (
+            torch.optim.Adam(
+                energy_parameters,
+                lr=settings.energy_lr,
+                betas=settings.betas,
+                weight_decay=settings.energy_weight_decay,
+                fused=True,
+            )
+            if energy_parameters
+            else None
+        )
+
+    def step(self, x: TextBatch, number: int) -> StepReport:
+        """One learning step.
+
+        Args:
+            x: a batch on the model's device.
+            number: the step's number in the run, from 0; every random stream is keyed by it.
+        """
+        self._set_learning_rates(number)
+        last, start, positive = self._infer(x, number)
+        device = self.model.device
+        negative = self.model.sample_prior(len(positive), stream(self.config.seed, "prior", number, device=device))
+        log_prob, gradient_norm = self._update_generator(last, positive)
+        energies = self._update_energy(positive, negative)
+        return StepReport(
+            log_prob=log_prob,
+            posterior_energy=energies[0],
+            prior_energy=energies[1],
+            posterior_norm=positive.norm(dim=1).mean(),
+            prior_norm=negative.norm(dim=1).mean(),
+            posterior_displacement=(positive - start).norm(dim=1).mean(),
+            gradient_norm=gradient_norm,
+            energy_gradient_norm=energies[2],
+        )
+
+    def _set_learning_rates(self, number: int) -> None:
+        settings = self.config.optimiser
+        factor = learning_rate_factor(settings, number, self.steps_per_epoch, self.config.epochs)
+        for optimiser, rate in ((self.generator_optimiser, settings.lr), (self.energy_optimiser, settings.energy_lr)):
+            for group in optimiser.param_groups if optimiser is not None else ():
+                group["lr"] = rate * factor
+
+    def _infer(self, x: TextBatch, number: int) -> tuple[ConditionedText, Tensor, Tensor]:
+        """Posterior samples; also the likelihood that the generator learns from, and where the chains began."""
+        device, config = self.model.device, self.config
+        masks = stream(config.seed, "dropout", number, device=device)
+        if config.inference.dropout_mask == "chain":
+            one = self.model.condition(x, masks, config.precision)
+
+            def likelihood() -> ConditionedText:
+                return one
+        else:
+
+            def likelihood() -> ConditionedText:
+                return self.model.condition(x, masks, config.precision)
+
+        noise = stream(config.seed, "posterior", number, device=device)
+        z, start = inference.short_run_posterior(
+            self.model.prior, likelihood, len(x.lengths), config.inference, noise
+        )
+        return likelihood(), start, z
+
+    def _update_generator(self, likelihood: ConditionedText, z: Tensor) -> tuple[Tensor, Tensor]:
+        log_prob = likelihood.log_prob(z).mean()
+        self.generator_optimiser.zero_grad(set_to_none=True)
+        (-log_prob).backward()  # type: ignore[no-untyped-call]
+        norm = _clip(list(self.model.generator.parameters()), self.config.optimiser.clip)
+        self.generator_optimiser.step()
+        return log_prob.detach(), norm
+
+    def _update_energy(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.energy_optimiser is None:
+            zero = positive.new_zeros(())
+            return zero, zero, zero
+        f_positive, f_negative = self.model.prior.tilt(positive).mean(), self.model.prior.tilt(negative).mean()
+        self.energy_optimiser.zero_grad(set_to_none=True)
+        (f_negative - f_positive).backward()  # type: ignore[no-untyped-call]
+        norm = _clip(list(self.model.prior.parameters()), self.config.optimiser.energy_clip)
+        self.energy_optimiser.step()
+        return -f_positive.detach(), -f_negative.detach(), norm
+
+
+def _clip(parameters: list[torch.nn.Parameter], largest: float) -> Tensor:
+    """Clip to a gradient norm (0: leave as it is); returns the norm before."""
+    return torch.nn.utils.clip_grad_norm_(parameters, largest if largest > 0 else torch.inf, foreach=True)
