@@ -1,8 +1,10 @@
 """What every test shares: one thread, no network, shapes checked at the borders of functions, real data, GPU skips."""
 
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 # Before torch is imported, since it reads them once. Processes run side by side, so each takes one thread.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -14,9 +16,19 @@ os.environ["MPLBACKEND"] = "Agg"
 import pytest
 from jaxtyping import install_import_hook
 
-# jaxtyping's shapes (Float[Tensor, "batch latent"]) are checked under the tests only: users do not pay for it.
-if find_spec("beartype") is not None:
-    install_import_hook("textebm.model", "beartype.beartype")
+
+def check_shapes(package: str) -> None:
+    """Check annotations such as Float[Tensor, "batch latent"] at every call: under the tests only, users do not pay."""
+    from beartype import BeartypeConf, beartype
+
+    checker = ModuleType("textebm_shape_checker")  # the import hook wants the name of something it can import
+    checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]  # an int is a float
+    sys.modules[checker.__name__] = checker
+    install_import_hook(package, f"{checker.__name__}.check")
+
+
+if find_spec("beartype") is not None:  # absent in a slim environment: then the tests run without these checks
+    check_shapes("textebm.model")
 
 import torch
 
