@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 
@@ -22,15 +23,13 @@ def check_shapes(package: str) -> None:
     from beartype import BeartypeConf, beartype
 
     checker = ModuleType("textebm_shape_checker")  # the import hook wants the name of something it can import
-    checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]  # an int is a float
+    checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
     sys.modules[checker.__name__] = checker
     install_import_hook(package, f"{checker.__name__}.check")
 
 
 if find_spec("beartype") is not None:  # absent in a slim environment: then the tests run without these checks
     check_shapes("textebm.model")
-
-import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
