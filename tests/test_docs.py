@@ -68,7 +68,8 @@ def help_text(*command: str) -> str | None:
     done = subprocess.run(
         [sys.executable, "-m", "textebm", *command, "--help"], capture_output=True, text=True, check=False
     )
-    return done.stdout if done.returncode == 0 else None
+    usage = " ".join(["usage: textebm", *command])
+    return done.stdout if done.returncode == 0 and usage in done.stdout else None
 
 
 def complaint(words: list[str]) -> str | None:
