@@ -1,6 +1,7 @@
 """The documentation is true: its Python runs, its commands and their options exist, its links lead somewhere."""
 
 import functools
+import os
 import re
 import shlex
 import subprocess
@@ -65,9 +66,9 @@ def simple_commands(words: list[str]) -> Iterator[list[str]]:
 @functools.cache
 def help_text(*command: str) -> str | None:
     """What `textebm COMMAND --help` prints, or None where there is no such command."""
-    done = subprocess.run(
-        [sys.executable, "-m", "textebm", *command, "--help"], capture_output=True, text=True, check=False
-    )
+    program = [sys.executable, "-m", "textebm", *command, "--help"]
+    wide = os.environ | {"COLUMNS": "200"}  # no option is broken at the end of a line
+    done = subprocess.run(program, env=wide, capture_output=True, text=True, check=False)
     usage = " ".join(["usage: textebm", *command])
     return done.stdout if done.returncode == 0 and usage in done.stdout else None
 

@@ -198,6 +198,7 @@ class TestStartUp:
         by_module = run(sys.executable, "-m", "textebm", "--help", cwd=tmp_path, COLUMNS="100")
         assert "usage: textebm" in by_script
         assert by_module == by_script
+        assert __version__ in run(script, "--version", cwd=tmp_path)
 
     def test_help_comes_at_once(self, tmp_path: Path) -> None:
         """Minimum of five: what the program costs, without what else the machine was doing."""
