@@ -1,0 +1,1 @@
+"""Where samples come from: named corpora, one's own files, and text as batches of numbers."""

@@ -1,0 +1,1 @@
+"""The cards of named corpora: files, hashes, counts, licence, source."""
