@@ -167,6 +167,8 @@ class EvaluationConfig:
     """Posterior chains a sentence for active units."""
     samples: int = 5
     """Generated sentences written to the log."""
+    select_by: Literal["reconstruction_nll", "prior_nll"] = "reconstruction_nll"
+    """Which of them makes a checkpoint the best."""
 
     def __post_init__(self) -> None:
         for key in ("sentences", "active_unit_sentences", "samples"):

@@ -73,7 +73,7 @@ class Learner:
             model.generator.parameters(), lr=settings.lr, betas=settings.betas, fused=True
         )
         energy_parameters = list(model.prior.parameters())
-        self.energy_optimiser = (
+        self.energy_optimiser: torch.optim.Adam | None = (
             torch.optim.Adam(
                 energy_parameters,
                 lr=settings.energy_lr,
@@ -84,6 +84,11 @@ class Learner:
             if energy_parameters
             else None
         )
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimisers by the name of the part that each one owns."""
+        parts = {"generator": self.generator_optimiser, "energy": self.energy_optimiser}
+        return {name: optimiser for name, optimiser in parts.items() if optimiser is not None}
 
     def step(self, x: TextBatch, number: int) -> StepReport:
         """One learning step.
@@ -112,9 +117,10 @@ class Learner:
     def _set_learning_rates(self, number: int) -> None:
         settings = self.config.optimiser
         factor = learning_rate_factor(settings, number, self.steps_per_epoch, self.config.epochs)
-        for optimiser, rate in ((self.generator_optimiser, settings.lr), (self.energy_optimiser, settings.energy_lr)):
-            for group in optimiser.param_groups if optimiser is not None else ():
-                group["lr"] = rate * factor
+        rates = {"generator": settings.lr, "energy": settings.energy_lr}
+        for name, optimiser in self.optimisers().items():
+            for group in optimiser.param_groups:
+                group["lr"] = rates[name] * factor
 
     def _infer(self, x: TextBatch, number: int) -> tuple[ConditionedText, Tensor, Tensor]:
         """Posterior samples; also the likelihood that the generator learns from, and where the chains began."""

@@ -1,0 +1,7 @@
+"""`python -m textebm`."""
+
+import sys
+
+from textebm.cli import main
+
+sys.exit(main())

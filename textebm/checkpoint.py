@@ -1,0 +1,217 @@
+"""The run folder: checkpoints that are written whole or not at all, and resumed exactly.
+
+    RUN/config.json               the run's configuration (a valid --config)
+    RUN/log.jsonl                 one JSON object a line: training, validation, notes
+    RUN/checkpoints/step-N/       a model folder (config.json, model.safetensors, tokeniser), run.json, optimiser.safetensors
+    RUN/checkpoints/last.json     which step-N is the newest
+    RUN/checkpoints/best.json     which step-N did best on valid
+
+A step folder is written under another name and renamed when complete; a pointer file is replaced in one move. So a crash at
+any moment leaves the previous checkpoint in place. Nothing is ever unpickled: safetensors and JSON only.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from textebm.config import Config, from_dict, to_dict
+from textebm.errors import CheckpointError, ConfigError
+from textebm.model.latent_ebm import LatentEBM
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from textebm.model.learner import Learner
+
+RUN, OPTIMISER = "run.json", "optimiser.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    """Learning steps made."""
+    epoch: int = 0
+    """Epochs finished."""
+    batch: int = 0
+    """Batches of the current epoch that are done."""
+    seconds: float = 0.0
+    """Time spent training, validation included, over all sittings."""
+    best_score: float | None = None
+    """Best validation score so far (lower is better)."""
+    best_step: int | None = None
+    """Step of that score."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by `text` in one move, so that no reader ever sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return value
+
+
+def save(
+    run_dir: Path, model: LatentEBM, tokenizer: "Tokenizer", learner: "Learner", config: Config, progress: Progress, best: bool
+) -> Path:
+    """Write a checkpoint and point `last` (and `best`, if it is the best) at it; older ones that nothing points at go.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    from safetensors.torch import save_file
+
+    from textebm.data.text import save_tokenizer
+
+    folder = run_dir / "checkpoints"
+    final = folder / f"step-{progress.step}"
+    temporary = folder / f".step-{progress.step}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    model.save_pretrained(temporary)
+    save_tokenizer(tokenizer, temporary)
+    save_file(_optimiser_state(learner), temporary / OPTIMISER)
+    described = {"config": to_dict(config), "progress": dataclasses.asdict(progress)}
+    write_text(temporary / RUN, json.dumps(described, indent=2) + "\n")
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    for name in ("last", "best") if best else ("last",):
+        write_text(folder / f"{name}.json", json.dumps({"folder": final.name}) + "\n")
+    _prune(folder)
+    return final
+
+
+def _prune(folder: Path) -> None:
+    kept = {p.name for name in ("last", "best") if (p := pointed_at(folder.parent, name)) is not None}
+    for path in folder.glob("step-*"):
+        if path.name not in kept:
+            shutil.rmtree(path)
+
+
+def pointed_at(run_dir: Path, name: str) -> Path | None:
+    """The checkpoint that `last` or `best` points at, or None where there is none."""
+    pointer = run_dir / "checkpoints" / f"{name}.json"
+    if not pointer.exists():
+        return None
+    folder = pointer.parent / str(read_json(pointer).get("folder"))
+    if not folder.is_dir():
+        raise CheckpointError(f"{pointer} points at {folder.name}, which is not there")
+    return folder
+
+
+def _optimiser_state(learner: "Learner") -> dict[str, torch.Tensor]:
+    state = {}
+    for part, optimiser in learner.optimisers().items():
+        for index, values in optimiser.state_dict()["state"].items():
+            for key, value in values.items():
+                state[f"{part}.{index}.{key}"] = torch.as_tensor(value).cpu()
+    return state
+
+
+def restore_optimisers(folder: Path, learner: "Learner") -> None:
+    """Give a learner the optimiser state that a checkpoint holds.
+
+    Raises:
+        CheckpointError: the state is missing, broken, or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(folder / OPTIMISER)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / OPTIMISER} cannot be read as safetensors: {error}") from None
+    for part, optimiser in learner.optimisers().items():
+        described = optimiser.state_dict()
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            owner, index, key = name.split(".", 2)
+            if owner == part:
+                state.setdefault(int(index), {})[key] = tensor
+        wanted = len(described["param_groups"][0]["params"])
+        if len(state) not in (0, wanted):
+            raise CheckpointError(f"{folder / OPTIMISER} holds {len(state)} {part} states where {wanted} are needed")
+        optimiser.load_state_dict({"state": state, "param_groups": described["param_groups"]})
+
+
+def read_run(folder: Path) -> tuple[Config, Progress]:
+    """The run configuration and progress that a checkpoint was written with.
+
+    Raises:
+        CheckpointError: run.json is missing, broken, or of another version.
+    """
+    described = read_json(folder / RUN)
+    try:
+        return from_dict(described["config"]), from_dict(described["progress"], Progress)
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{folder / RUN}: {error}") from None
+
+
+def truncate_log(path: Path, step: int) -> None:
+    """Drop what was logged after `step`: a resumed run writes those lines again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line).get("step", 0) <= step:
+                kept.append(line)
+        except ValueError:  # the line a crash cut short
+            continue
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+def find_model(name: str | None, runs: Path = Path("runs")) -> tuple[Path, str]:
+    """The model folder that a user means.
+
+    Args:
+        name: a run folder (its best checkpoint is meant), a model folder, or None for the newest run; where there is no
+            run, the demo model that ships with the package.
+        runs: where runs are.
+
+    Returns:
+        The model folder, and a sentence that says which it is.
+
+    Raises:
+        CheckpointError: there is no model where `name` says.
+    """
+    if name is None:
+        pointers = [*runs.glob("*/checkpoints/best.json")]
+        if not pointers:
+            folder = Path(__file__).parent / "pretrained" / "demo"
+            return folder, "the demo model that ships with textebm (no run in ./runs; --model names another)"
+        newest = max(pointers, key=lambda p: p.stat().st_mtime).parent.parent
+        return find_model(str(newest))[0], f"the newest run, {newest}"
+    path = Path(name)
+    if not path.exists():
+        raise CheckpointError(f"no run and no model folder {name!r}")
+    if path.is_file():
+        raise CheckpointError(f"{name!r} is a file; a run folder or a model folder is wanted")
+    folder = pointed_at(path, "best") or pointed_at(path, "last") or path
+    return folder, str(folder)

@@ -1,0 +1,390 @@
+"""The command line. Heavy imports stand inside the commands, so that help comes at once.
+
+Only this file prints: results on standard output, progress and remarks on standard error.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import tyro
+
+from textebm import options
+from textebm._version import __version__
+from textebm.config import Config, load_config, preset_names, to_dict
+from textebm.errors import CheckpointError, TextebmError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from tqdm import tqdm
+
+    from textebm.data.registry import Corpus
+    from textebm.generation import Sample
+    from textebm.lm_eval.scores import Score
+    from textebm.model.decoding import Decoding
+
+T = TypeVar("T")
+
+HELP = f"""usage: textebm COMMAND [OPTIONS]
+
+Text generation with a learned latent prior. textebm {__version__}
+
+commands:
+  train        train a model on a corpus
+  generate     write sentences with a trained model
+  reconstruct  infer z for each line of a file and write the sentence again
+  interpolate  write sentences between two sentences
+  fppl         forward perplexity: generated text under a language model of real text
+  rppl         reverse perplexity: real text under a language model of generated text
+  plot         draw a run's learning curves
+  env          say what textebm finds on this machine
+
+examples:
+  textebm train --data ptb                      # the paper's model on Penn Treebank
+  textebm generate -n 1000                      # from the newest run
+  textebm fppl                                  # forward and
+  textebm rppl                                  # reverse perplexity of the newest run
+  textebm train --data my.txt --max-minutes 30  # a corpus of your own
+
+textebm COMMAND --help tells more; --debug shows the traceback of an error; --version prints the version.
+"""
+
+
+def say(text: str) -> None:
+    """A remark for the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse(kind: type[T], command: str, arguments: Sequence[str], default: T | None = None) -> T:
+    """The options of a command; a wrong one ends the program with exit code 2."""
+    plain = (tyro.conf.FlagConversionOff,)
+    return tyro.cli(kind, prog=f"textebm {command}", args=list(arguments), default=default, config=plain)
+
+
+# --------------------------------------------------------------------------------------------------------------- training
+
+
+def preset_of(arguments: Sequence[str]) -> tuple[Config, str]:
+    """The settings that a command line starts from, and where they come from.
+
+    `--config` names them; else they are the preset named like `--data`, or the defaults.
+    """
+    named = {"--config": "", "--data": ""}
+    for index, argument in enumerate(arguments):
+        key, _, value = argument.partition("=")
+        if key in named:
+            named[key] = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
+    data, config = named["--data"], named["--config"]
+    if config:
+        return load_config(config), config
+    if data in preset_names() or not data:
+        name = data or "demo"
+        return load_config(name), f"preset {name}"
+    return Config(), "the defaults"
+
+
+def train(arguments: Sequence[str]) -> int:
+    """`textebm train`."""
+    settings, origin = preset_of(arguments)
+    chosen = parse(options.Train, "train", arguments, options.Train(settings=settings))
+    if chosen.print_config:
+        print(json.dumps(to_dict(chosen.settings), indent=2))
+        return 0
+    from textebm import training
+    from textebm.data.registry import resolve
+
+    run_dir, resume = _run_folder(chosen)
+    config = chosen.settings
+    if resume:
+        config = load_config(str(run_dir / "config.json"))
+        config = dataclasses.replace(config, data_dir=chosen.settings.data_dir)
+    corpus = resolve(config.data, config.data_dir)
+    device = choose_device(chosen.device)
+    say(f"settings: {run_dir / 'config.json' if resume else origin}; run folder: {run_dir}")
+    with _interrupts() as interrupted, _TrainingView() as view:
+        limits = training.Limits(
+            chosen.max_epochs, chosen.max_steps, chosen.max_minutes, chosen.checkpoint_every, lambda: interrupted() > 0
+        )
+        training.train(config, corpus, run_dir, limits, device, resume, view)
+    if interrupted():
+        say(f"interrupted; everything is saved. Go on with: textebm train --resume {run_dir}")
+        return 130
+    say(f"done: {run_dir}. Next: textebm generate -n 10, textebm fppl, textebm rppl, textebm plot")
+    return 0
+
+
+def _run_folder(chosen: options.Train) -> tuple[Path, bool]:
+    """The run folder, and whether there is a run in it to go on with."""
+    if chosen.resume not in (None, "auto"):
+        folder = Path(str(chosen.resume))
+        if not (folder / "checkpoints" / "last.json").exists():
+            raise CheckpointError(f"--resume {folder}: there is no checkpoint to go on from")
+        return folder, True
+    if chosen.run_dir is not None:
+        folder = Path(chosen.run_dir)
+        return folder, chosen.resume == "auto" and (folder / "checkpoints" / "last.json").exists()
+    name = Path(chosen.settings.data).name.split(".")[0]
+    if chosen.resume == "auto":
+        found = sorted(Path("runs").glob(f"{name}-*/checkpoints/last.json"), key=lambda p: p.stat().st_mtime)
+        if found:
+            return found[-1].parent.parent, True
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}", False
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], int]]:
+    """Count SIGINT and SIGTERM instead of dying of them; a second one is an ordinary interrupt again."""
+    count = 0
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise KeyboardInterrupt
+        say("stopping after this step (once more to stop at once, without saving) ...")
+
+    before = {which: signal.signal(which, handle) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: count
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+class _TrainingView:
+    """Shows a run: a progress bar on a terminal, a few lines a validation anywhere."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+        self.tokens, self.since = 0, time.monotonic()
+
+    def __enter__(self) -> "_TrainingView":
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def begin(self, steps: int, done: int) -> None:
+        self.bar = progress_bar(steps, "step", initial=done)
+
+    def step(self, tokens: int) -> None:
+        assert self.bar is not None
+        self.tokens += tokens
+        self.bar.update()
+
+    def record(self, line: dict[str, Any]) -> None:
+        if line["kind"] == "train" and self.bar is not None:
+            now = time.monotonic()
+            speed, self.tokens, self.since = self.tokens / (now - self.since), 0, now
+            self.bar.set_postfix_str(f"nll {-line['log_prob']:.1f}, {speed:,.0f} tokens/s")
+        elif line["kind"] in ("start", "resume"):
+            say(_describe_data(line["data"], line["device"]))
+        elif line["kind"] == "valid":
+            self.write(_describe_validation(line))
+            self.tokens, self.since = 0, time.monotonic()
+
+    def write(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.clear()
+        say(text)
+
+
+def _describe_data(data: dict[str, Any], device: str) -> str:
+    lines = [f"{data['name']}: vocabulary {data['vocabulary']:,}, on {device}"]
+    for split in ("train", "valid"):
+        report = data[split]
+        lost = f", {report['dropped']:,} dropped and {report['cut']:,} cut as too long" if report["dropped"] + report["cut"] else ""
+        unknown = report["unknown_words"] / max(1, report["words"])
+        lines.append(f"  {split}: {report['sentences']:,} sentences, {report['words']:,} words, {unknown:.1%} <unk>{lost}")
+    return "\n".join(lines)
+
+
+def _describe_validation(line: dict[str, Any]) -> str:
+    units = f", active units {line['active_units']}" if "active_units" in line else ""
+    head = (
+        f"epoch {line['epoch']:.2f}, step {line['step']}, {line['seconds'] / 60:.1f} min: valid perplexity "
+        f"{line['reconstruction_perplexity']:.1f} reconstructing, {line['prior_perplexity']:.1f} under prior samples, "
+        f"{line['gaussian_perplexity']:.1f} under Gaussian samples; energy {line['posterior_energy']:.2f} posterior, "
+        f"{line['prior_energy']:.2f} prior{units}{' (best so far)' if line['best'] else ''}"
+    )
+    return "\n".join([head, *(f"  | {sample}" for sample in line["samples"])])
+
+
+def progress_bar(total: int, unit: str, initial: int = 0) -> "tqdm[Any]":
+    """A progress bar on standard error, silent when that is not a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=initial, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- generation
+
+
+def generate(arguments: Sequence[str]) -> int:
+    """`textebm generate`."""
+    chosen = parse(options.Generate, "generate", arguments)
+    if chosen.n < 1:
+        raise UsageError(f"-n is {chosen.n}: it must be at least 1")
+    if chosen.prior_steps is not None and chosen.prior_steps < 0:
+        raise UsageError(f"--prior-steps is {chosen.prior_steps}: it must be 0 or more")
+    from textebm import generation
+
+    model, tokenizer, _ = _load(chosen)
+    samples = generation.generate(
+        model, tokenizer, chosen.n, chosen.seed, _decoding(chosen, model.config.longest), chosen.prior_steps
+    )
+    as_json = chosen.format == "jsonl"
+    with progress_bar(chosen.n, "sentence") as bar:
+        if chosen.output is not None:
+            generation.write_samples(Path(chosen.output), samples, as_json, bar.update)
+            return 0
+        for sample in samples:
+            print(generation.format_sample(sample, as_json))
+            bar.update()
+    return 0
+
+
+def reconstruct(arguments: Sequence[str]) -> int:
+    """`textebm reconstruct`."""
+    chosen = parse(options.Reconstruct, "reconstruct", arguments)
+    from textebm import generation
+    from textebm.lm_eval.corpus import read_sentences
+
+    sentences = list(read_sentences(Path(chosen.file)))
+    model, tokenizer, _ = _load(chosen)
+    written = generation.reconstruct(model, tokenizer, sentences, chosen.seed, _decoding(chosen, model.config.longest))
+    if chosen.format == "text":
+        _write("\n".join(written), chosen.output)
+        return 0
+    pairs = [{"text": a, "reconstruction": b} for a, b in zip(sentences, written, strict=True)]
+    _write(json.dumps({**_bleu(written, sentences), "sentences": pairs}, ensure_ascii=False, indent=2), chosen.output)
+    return 0
+
+
+def _bleu(written: list[str], sentences: list[str]) -> dict[str, Any]:
+    """Corpus BLEU of reconstructions, with sacrebleu's signature; the text is tokenised already."""
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError:
+        raise UsageError("--format json needs sacrebleu for the BLEU score: pip install 'textebm[bleu]'") from None
+    metric = BLEU(tokenize="none", force=True)
+    score = metric.corpus_score(written, [sentences])
+    return {"metric": "bleu", "score": score.score, "signature": str(metric.get_signature())}
+
+
+def interpolate(arguments: Sequence[str]) -> int:
+    """`textebm interpolate`."""
+    chosen = parse(options.Interpolate, "interpolate", arguments)
+    if chosen.points < 2:
+        raise UsageError(f"--points is {chosen.points}: it must be at least 2, the two ends")
+    from textebm import generation
+
+    model, tokenizer, _ = _load(chosen)
+    decoding = _decoding(chosen, model.config.longest)
+    line = generation.interpolate(model, tokenizer, chosen.first, chosen.last, chosen.points, chosen.seed, decoding)
+    for sample in line:
+        print(sample.text)
+    return 0
+
+
+def _decoding(chosen: options.DecodingOptions, longest: int) -> "Decoding":
+    from textebm.model.decoding import Decoding
+
+    length = longest if chosen.max_length is None else chosen.max_length
+    return Decoding(chosen.decoding, chosen.temperature, chosen.top_k, chosen.top_p, chosen.beam_size, length)
+
+
+def _load(chosen: options.ModelOptions) -> tuple[Any, Any, Path]:
+    """The model that the options name, its tokeniser, and its folder."""
+    from textebm import checkpoint, generation
+
+    folder, description = checkpoint.find_model(chosen.model)
+    say(f"model: {description}")
+    return *generation.load(folder, choose_device(chosen.device)), folder
+
+
+# ------------------------------------------------------------------------------------------------------------- perplexity
+
+
+def fppl(arguments: Sequence[str]) -> int:
+    """`textebm fppl`."""
+    return _measure("fppl", parse(options.Fppl, "fppl", arguments))
+
+
+def rppl(arguments: Sequence[str]) -> int:
+    """`textebm rppl`."""
+    return _measure("rppl", parse(options.Rppl, "rppl", arguments))
+
+
+def _measure(metric: str, chosen: options.PerplexityOptions) -> int:
+    return 1
+
+
+# ------------------------------------------------------------------------------------------------------------------ others
+
+
+def choose_device(name: str) -> "torch.device":
+    """The device that `--device` means; says what `auto` chose and why.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            say(f"device: cuda:0 ({torch.cuda.get_device_name(0)})")
+            return torch.device("cuda:0")
+        say("device: cpu (no CUDA device was found)")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name} cannot be used here: {reason}") from None
+    return device
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 failed, 2 wrong usage or input, 3 diverged, 130 interrupted."""
+    # Spinning OpenMP threads slow recurrent networks down many times over as soon as anything else wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"textebm {__version__}")
+        return 0
+    try:
+        return _command(words[0])(words[1:])
+    except TextebmError as error:
+        if debug:
+            raise
+        say(f"textebm: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+
+
+def _command(name: str) -> Callable[[Sequence[str]], int]:
+    commands = {f.__name__: f for f in (train, generate, reconstruct, interpolate, fppl, rppl)}
+    if name not in commands:
+        import difflib
+
+        near = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "textebm --help lists them"
+        raise UsageError(f"there is no command {name!r}; {hint}")
+    return commands[name]

@@ -1,0 +1,147 @@
+"""What a model says about held-out sentences: likelihood under posterior and prior samples, energies, active units."""
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from textebm.data.text import EncodedText, sequential_batches
+from textebm.model import inference
+from textebm.model.latent_ebm import LatentEBM
+from textebm.model.random import stream
+from textebm.model.recurrent import TextBatch
+
+ACTIVE_VARIANCE = 0.01
+"""A dimension of z is active when the variance over sentences of its posterior mean exceeds this."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What is measured on held-out sentences. NLL in nats a sentence; perplexity a token, end of sentence counted."""
+
+    sentences: int
+    """Sentences scored."""
+    tokens: int
+    """Their tokens, end of sentence included."""
+    reconstruction_nll: float
+    """Mean −log p(x|z), z from the posterior chain that training uses (one sample, no dropout)."""
+    prior_nll: float
+    """Mean −log p(x|z), z from the prior chain, unrelated to x."""
+    gaussian_nll: float
+    """Mean −log p(x|z), z from the reference Gaussian, unrelated to x."""
+    posterior_energy: float
+    """Mean −f(z) of posterior samples, in nats."""
+    prior_energy: float
+    """Mean −f(z) of prior samples."""
+    gaussian_energy: float
+    """Mean −f(z) of samples of the reference Gaussian."""
+    posterior_norm: float
+    """Mean ‖z‖ of posterior samples."""
+    prior_norm: float
+    """Mean ‖z‖ of prior samples."""
+    posterior_displacement: float
+    """Mean distance that a posterior chain ends from its start."""
+
+    @property
+    def reconstruction_perplexity(self) -> float:
+        """exp of the NLL a token under posterior samples."""
+        return self._perplexity(self.reconstruction_nll)
+
+    @property
+    def prior_perplexity(self) -> float:
+        """exp of the NLL a token under prior samples."""
+        return self._perplexity(self.prior_nll)
+
+    @property
+    def gaussian_perplexity(self) -> float:
+        """exp of the NLL a token under samples of the reference Gaussian."""
+        return self._perplexity(self.gaussian_nll)
+
+    def _perplexity(self, nll: float) -> float:
+        return math.exp(min(nll * self.sentences / self.tokens, 700.0))
+
+    def to_dict(self) -> dict[str, float]:
+        """All figures by name, perplexities included."""
+        perplexities = ("reconstruction_perplexity", "prior_perplexity", "gaussian_perplexity")
+        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in perplexities}}
+
+
+def validate(model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0, batch_size: int = 64) -> Validation:
+    """Score held-out sentences.
+
+    Args:
+        model: the model, on its device.
+        text: the held-out sentences.
+        seed: of the chains; the same seed gives the same chains, so that epochs compare.
+        sentences: score only this many, spread evenly over the text (0: all).
+        batch_size: sentences scored at once.
+    """
+    rows = _spread(len(text), sentences)
+    totals = torch.zeros(9, dtype=torch.float64)
+    tokens = 0
+    for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
+        x = text.batch(rows[batch]).to(model.device)
+        tokens += int(x.lengths.sum())
+        totals += _validate_batch(model, x, seed, number).cpu()
+    means = (totals / len(rows)).tolist()
+    names = [f.name for f in dataclasses.fields(Validation)][2:]
+    return Validation(sentences=len(rows), tokens=tokens, **dict(zip(names, means, strict=True)))
+
+
+def _validate_batch(model: LatentEBM, x: TextBatch, seed: int, number: int) -> Float[Tensor, " figures"]:
+    """Sums over one batch, in the order of Validation's fields."""
+    n = len(x.lengths)
+    conditioned = model.condition(x)
+    noise = stream(seed, "evaluation", number, 0, device=model.device)
+    posterior, start = inference.short_run_posterior(
+        model.prior, lambda: conditioned, n, model.config.inference, noise
+    )
+    prior = model.sample_prior(n, stream(seed, "evaluation", number, 1, device=model.device))
+    gaussian = model.prior.sample_reference(n, stream(seed, "evaluation", number, 2, device=model.device))
+    latents = (posterior, prior, gaussian)
+    with torch.no_grad():
+        figures = [-conditioned.log_prob(z) for z in latents]
+        figures += [model.energy(z) for z in latents]
+        figures += [posterior.norm(dim=1), prior.norm(dim=1), (posterior - start).norm(dim=1)]
+    return torch.stack([f.double().sum() for f in figures])
+
+
+def active_units(
+    model: LatentEBM, text: EncodedText, seed: int, sentences: int = 100, chains: int = 10, batch_size: int = 64
+) -> tuple[int, list[float]]:
+    """Dimensions of z whose posterior mean varies over sentences by more than 0.01 (Burda et al., 2016).
+
+    The mean over a sentence's chains still carries 1/chains of the posterior's own variance, which alone would exceed the
+    threshold; that share is estimated from the spread within sentences and taken off (one-way analysis of variance).
+
+    Args:
+        model: the model.
+        text: held-out sentences.
+        seed: of the chains.
+        sentences: how many sentences, spread evenly over the text.
+        chains: posterior chains a sentence, at least 2.
+        batch_size: chains run at once.
+
+    Returns:
+        The number of active units, and the corrected variance of each dimension.
+    """
+    rows = _spread(len(text), sentences).repeat(chains)
+    samples = torch.empty(len(rows), model.config.prior.latent_dim, dtype=torch.float64)
+    for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
+        x = text.batch(rows[batch]).to(model.device)
+        z = model.infer(x, stream(seed, "evaluation", number, 3, device=model.device))
+        samples[torch.from_numpy(batch)] = z.double().cpu()
+    by_sentence = samples.view(-1, chains, samples.shape[1])
+    variance = by_sentence.mean(1).var(0) - by_sentence.var(1).mean(0) / chains
+    return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
+
+
+def _spread(available: int, wanted: int) -> NDArray[np.int64]:
+    """`wanted` row numbers spread evenly over `available` rows (0: all of them)."""
+    if wanted == 0 or wanted >= available:
+        return np.arange(available, dtype=np.int64)
+    return np.linspace(0, available - 1, wanted).round().astype(np.int64)

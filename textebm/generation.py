@@ -1,0 +1,186 @@
+"""From a trained model to sentences: generation, reconstruction, interpolation, and the cached samples of a run."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from textebm.data.text import decode as to_text
+from textebm.data.text import encode, load_tokenizer
+from textebm.errors import DataError
+from textebm.model.decoding import Decoding, decode
+from textebm.model.latent_ebm import LatentEBM
+from textebm.model.random import stream
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+BATCH = 256
+"""Sentences written at once; part of what a seed means, since each batch has its own random streams."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A generated sentence, and −f(z) of its latent in nats."""
+
+    text: str
+    energy: float
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> tuple[LatentEBM, "Tokenizer"]:
+    """A saved model and its tokeniser.
+
+    Raises:
+        CheckpointError: the folder holds no readable model.
+    """
+    return LatentEBM.from_pretrained(folder, device).eval(), load_tokenizer(folder)
+
+
+def generate(
+    model: LatentEBM,
+    tokenizer: "Tokenizer",
+    n: int,
+    seed: int = 0,
+    decoding: Decoding | None = None,
+    prior_steps: int | None = None,
+) -> Iterator[Sample]:
+    """Sentences from the prior: z by the short-run chain, then decoding.
+
+    Args:
+        model: the model.
+        tokenizer: its tokeniser.
+        n: number of sentences.
+        seed: the same seed gives the same sentences on one machine.
+        decoding: how words are chosen (default: sampling at temperature 1, up to the longest training sentence).
+        prior_steps: length of the prior chain (default: K0 as in training).
+    """
+    decoding = decoding or Decoding(max_length=model.config.longest)
+    for number, begin in enumerate(range(0, n, BATCH)):
+        size = min(BATCH, n - begin)
+        z = model.sample_prior(size, stream(seed, "prior", number, device=model.device), prior_steps)
+        words = decode(model.generator, z, decoding, stream(seed, "decoding", number, device=model.device))
+        for ids, energy in zip(words, model.energy(z).tolist(), strict=True):
+            yield Sample(to_text(tokenizer, ids), energy)
+
+
+def infer(model: LatentEBM, tokenizer: "Tokenizer", sentences: Sequence[str], seed: int = 0) -> torch.Tensor:
+    """One posterior sample of z for each sentence, (sentences, latent), in the sentences' order.
+
+    Raises:
+        DataError: there is no sentence.
+    """
+    text = encode(sentences, tokenizer, max_length=None, overlong="cut")
+    if len(text) != len(sentences):
+        raise DataError(f"{len(sentences) - len(text)} of {len(sentences)} sentences are empty: z cannot be inferred for them")
+    latents = []
+    for number, begin in enumerate(range(0, len(text), BATCH)):
+        rows = list(range(begin, min(begin + BATCH, len(text))))
+        x = text.batch(rows).to(model.device)
+        latents.append(model.infer(x, stream(seed, "posterior", number, device=model.device)))
+    return torch.cat(latents)
+
+
+def reconstruct(
+    model: LatentEBM, tokenizer: "Tokenizer", sentences: Sequence[str], seed: int = 0, decoding: Decoding | None = None
+) -> list[str]:
+    """Each sentence, inferred (z from its posterior chain) and written again.
+
+    Args:
+        model: the model.
+        tokenizer: its tokeniser.
+        sentences: what to reconstruct; none may be empty.
+        seed: of chains and decoding.
+        decoding: how words are chosen (default: greedy).
+    """
+    decoding = decoding or Decoding("greedy", max_length=model.config.longest)
+    z = infer(model, tokenizer, sentences, seed)
+    written: list[str] = []
+    for number, rows in enumerate(z.split(BATCH)):
+        ids = decode(model.generator, rows, decoding, stream(seed, "decoding", number, device=model.device))
+        written += [to_text(tokenizer, words) for words in ids]
+    return written
+
+
+def interpolate(
+    model: LatentEBM,
+    tokenizer: "Tokenizer",
+    first: str,
+    last: str,
+    points: int = 7,
+    seed: int = 0,
+    decoding: Decoding | None = None,
+) -> list[Sample]:
+    """Sentences along the straight line between the latents of two sentences.
+
+    Args:
+        model: the model.
+        tokenizer: its tokeniser.
+        first: where the line begins.
+        last: where it ends.
+        points: sentences written, both ends included (at least 2).
+        seed: of the two posterior chains and of decoding.
+        decoding: how words are chosen (default: greedy).
+    """
+    decoding = decoding or Decoding("greedy", max_length=model.config.longest)
+    ends = infer(model, tokenizer, [first, last], seed)
+    weights = torch.linspace(0, 1, points, device=ends.device)[:, None]
+    z = ends[:1] * (1 - weights) + ends[1:] * weights
+    ids = decode(model.generator, z, decoding, stream(seed, "decoding", 0, device=model.device))
+    return [Sample(to_text(tokenizer, w), e) for w, e in zip(ids, model.energy(z).tolist(), strict=True)]
+
+
+def write_samples(
+    path: Path, samples: Iterator[Sample], as_json: bool = False, tick: Callable[[], object] | None = None
+) -> None:
+    """Write one sample a line, through a temporary file, so that `path` is whole or absent.
+
+    Args:
+        path: where to.
+        samples: what to write.
+        as_json: JSON lines with the energy, instead of plain text.
+        tick: called after each sample (progress).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream_:
+        for sample in samples:
+            stream_.write(format_sample(sample, as_json) + "\n")
+            if tick is not None:
+                tick()
+    temporary.replace(path)
+
+
+def format_sample(sample: Sample, as_json: bool) -> str:
+    """A sample as a line of text or of JSON."""
+    return json.dumps(dataclasses.asdict(sample), ensure_ascii=False) if as_json else sample.text
+
+
+def cached_samples(
+    folder: Path,
+    model: LatentEBM,
+    tokenizer: "Tokenizer",
+    n: int,
+    seed: int,
+    cache: Path,
+    tick: Callable[[], object] | None = None,
+) -> Path:
+    """The file of n headline samples (temperature 1, nothing filtered) of a checkpoint, written if it is not there.
+
+    Args:
+        folder: the model folder; its name and its weights' size and time are part of the file's name.
+        model: the model in it.
+        tokenizer: its tokeniser.
+        n: number of sentences.
+        seed: of the samples.
+        cache: folder of such files.
+        tick: called after each sample that is drawn (progress).
+    """
+    weights = (folder / "model.safetensors").stat()
+    key = f"{folder.name}-{weights.st_size:x}-{weights.st_mtime_ns:x}"
+    path = cache / f"{key}-n{n}-seed{seed}.txt"
+    if not path.exists():
+        write_samples(path, generate(model, tokenizer, n, seed), tick=tick)
+    return path

@@ -1,0 +1,207 @@
+"""The options of every command, each a typed definition from which the command line and its help are made.
+
+A command's docstring is what its `--help` begins with.
+"""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from textebm.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceOptions:
+    """Where to compute."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions(DeviceOptions):
+    """Which model, and the seed."""
+
+    model: str | None = None
+    """Run folder or model folder (default: the newest run, else the demo model that ships)."""
+    seed: int = 0
+    """The same seed gives the same result on one machine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingOptions:
+    """How words are chosen."""
+
+    decoding: Literal["sample", "greedy", "beam"] = "sample"
+    """How words are chosen."""
+    temperature: float = 1.0
+    """Logits are divided by this before sampling."""
+    top_k: int = 0
+    """Sample among the k likeliest words (0: all)."""
+    top_p: float = 1.0
+    """Sample among the likeliest words that together reach this probability."""
+    beam_size: int = 5
+    """Hypotheses kept by --decoding beam."""
+    max_length: int | None = None
+    """Longest sentence in words (default: that of the longest training sentence)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(DeviceOptions):
+    """Train a model: EBM prior and recurrent generator, by short-run Langevin in z.
+
+    The settings are those of the preset named like the corpus; --config names another preset or file, and single settings
+    are overridden by name (--prior.steps 40).
+
+    examples:
+      textebm train --data ptb
+      textebm train --config ptb-small --max-minutes 60
+      textebm train --data my-corpus.txt --vocab-size 8000 --prior.kind gaussian
+      textebm train --config runs/ptb-20260101-120000/config.json --seed 1
+      textebm train --data ptb --run-dir runs/ptb --resume auto
+    """
+
+    settings: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+    """What decides the outcome of the run."""
+    config: str | None = None
+    """Preset or file (YAML or JSON) that the settings start from (default: the preset named like the corpus)."""
+    run_dir: str | None = None
+    """Run folder (default: runs/DATA-TIME)."""
+    resume: str | None = None
+    """auto: go on with --run-dir, or else with the newest run of the same data; or a run folder."""
+    max_epochs: int | None = None
+    """Stop when so many epochs are done."""
+    max_steps: int | None = None
+    """Stop when so many learning steps are done."""
+    max_minutes: float | None = None
+    """Stop after so many minutes."""
+    checkpoint_every: int | None = None
+    """Save every so many steps, besides the end of each epoch."""
+    print_config: bool = False
+    """Print the configuration as JSON and stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate(DecodingOptions, ModelOptions):
+    """Write sentences with a trained model: z from the prior chain, then decoding.
+
+    examples:
+      textebm generate -n 1000
+      textebm generate -n 20 --decoding greedy --model runs/ptb
+      textebm generate -n 100000 --output samples.txt
+    """
+
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 10
+    """Number of sentences."""
+    prior_steps: int | None = None
+    """Langevin steps of the prior chain (default: as in training; 0: the reference Gaussian)."""
+    format: Literal["text", "jsonl"] = "text"
+    """Plain text, or JSON lines with the energy of each latent."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct(DecodingOptions, ModelOptions):
+    """Infer z for each line of a text file and write the sentence again.
+
+    examples:
+      textebm reconstruct sentences.txt
+      textebm reconstruct sentences.txt --decoding beam --format json
+    """
+
+    file: tyro.conf.Positional[str] = tyro.MISSING
+    """Text file, one sentence a line."""
+    decoding: Literal["sample", "greedy", "beam"] = "greedy"
+    """How words are chosen."""
+    format: Literal["text", "json"] = "text"
+    """Sentences, or one JSON object with each pair and the BLEU score of all of them."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolate(DecodingOptions, ModelOptions):
+    """Write sentences along the line between the latents of two sentences.
+
+    examples:
+      textebm interpolate "the market fell sharply" "he was a good man"
+    """
+
+    first: tyro.conf.Positional[str] = tyro.MISSING
+    """Where the line begins."""
+    last: tyro.conf.Positional[str] = tyro.MISSING
+    """Where it ends."""
+    decoding: Literal["sample", "greedy", "beam"] = "greedy"
+    """How words are chosen."""
+    points: int = 7
+    """Sentences written, both ends included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PerplexityOptions(ModelOptions):
+    """What FPPL and RPPL are measured on."""
+
+    samples: str | None = None
+    """Generated text, one sentence a line (default: drawn from the model under the headline protocol, and cached)."""
+    data: str | None = None
+    """Corpus to measure against (default: the one that the model was trained on)."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
+    vocab_size: int | None = None
+    """Largest vocabulary of the real text (default: that of the model; with --samples and --data alone, all words)."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """Sentences to draw when there is no --samples (default: as many as there are real training sentences)."""
+    order: int = 5
+    """Order of the n-gram judge."""
+    lmplz: str | None = None
+    """KenLM's lmplz (default: TEXTEBM_LMPLZ, the PATH, the project's own build, else a built-in estimator)."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object, or lines for people."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fppl(PerplexityOptions):
+    """Forward perplexity: generated sentences under a language model trained on the real training split.
+
+    examples:
+      textebm fppl
+      textebm fppl --model runs/ptb --format text
+      textebm fppl --samples samples.txt --data ptb
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Rppl(PerplexityOptions):
+    """Reverse perplexity: the real test split under a language model trained on generated sentences.
+
+    examples:
+      textebm rppl
+      textebm rppl --samples samples.txt --data ptb --format text
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw a run's learning curves: likelihood, energies, norms.
+
+    examples:
+      textebm plot runs/ptb --output curves.png
+    """
+
+    run: tyro.conf.Positional[str | None] = None
+    """Run folder (default: the newest run)."""
+    output: str | None = None
+    """PNG or SVG to write (default: curves.png in the run folder)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Env:
+    """Say what textebm finds on this machine: versions, devices, KenLM.
+
+    examples:
+      textebm env
+    """

@@ -1,0 +1,299 @@
+"""The training loop: what is done, in which order, and when. The learner says how a step is made."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tokenizers import Tokenizer
+
+from textebm import checkpoint, evaluation, generation
+from textebm.checkpoint import Progress
+from textebm.config import Config, to_dict
+from textebm.data.registry import Corpus, Split
+from textebm.data.text import EncodedText, bucketed_batches, build_tokenizer, encode, load_tokenizer
+from textebm.errors import CheckpointError, DataError, DivergenceError
+from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.learner import Learner, StepReport
+
+READ_EVERY = 20
+"""Steps between two readings of the losses: reading one waits for the device."""
+LARGEST_ENERGY = 1e4
+"""Mean |f(z)| in nats beyond which training has run away (published text energies reach about −190)."""
+LARGEST_NORM = 1e3
+"""Mean ‖z‖ beyond which a chain has run away."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """When to end early and cleanly, and when to save. None: no such limit."""
+
+    max_epochs: int | None = None
+    """Stop when so many epochs are done, counted from the start of the run."""
+    max_steps: int | None = None
+    """Stop when so many learning steps are done, counted from the start of the run."""
+    max_minutes: float | None = None
+    """Stop after so many minutes of this sitting."""
+    checkpoint_every: int | None = None
+    """Save every so many steps, besides the end of each epoch."""
+    stop: Callable[[], bool] = lambda: False
+    """Asked after every step; true ends the run as a limit does (an interrupt, say)."""
+
+
+class Observer(Protocol):
+    """Who watches a run: a progress bar, a notebook, a test."""
+
+    def begin(self, steps: int, done: int) -> None:
+        """Training begins: it will end at `steps`, of which `done` are done."""
+
+    def step(self, tokens: int) -> None:
+        """One more step, over so many tokens."""
+
+    def record(self, line: dict[str, Any]) -> None:
+        """A line was written to the log."""
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def begin(self, steps: int, done: int) -> None:
+        """Nothing."""
+
+    def step(self, tokens: int) -> None:
+        """Nothing."""
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """A corpus, encoded."""
+
+    tokenizer: Tokenizer
+    train: EncodedText
+    valid: EncodedText
+
+
+def load_splits(corpus: Corpus, config: Config, tokenizer: Tokenizer | None = None) -> Splits:
+    """Build the vocabulary from the training split (or take `tokenizer`), and encode train and valid.
+
+    Raises:
+        DataError: a split is missing, or holds no usable sentence.
+    """
+    tokenizer = tokenizer or build_tokenizer(corpus.sentences("train"), config.vocab_size)
+
+    def encoded(split: Split) -> EncodedText:
+        try:
+            return encode(corpus.sentences(split), tokenizer, config.max_length, config.overlong)
+        except DataError as error:
+            raise DataError(f"{corpus.path(split)} ({split}): {error}") from None
+
+    return Splits(tokenizer, encoded("train"), encoded("valid"))
+
+
+def train(
+    config: Config,
+    corpus: Corpus,
+    run_dir: Path,
+    limits: Limits | None = None,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Path:
+    """Train a model.
+
+    Args:
+        config: the run's configuration; a resumed run must be given its own.
+        corpus: where sentences come from.
+        run_dir: the run folder.
+        limits: when to end early, when to save.
+        device: where to compute.
+        resume: go on from the folder's last checkpoint, where there is one.
+        observer: who watches.
+
+    Returns:
+        The last checkpoint's folder.
+
+    Raises:
+        DataError: the corpus is unusable.
+        CheckpointError: the folder holds a run already (and `resume` is false), or one of another configuration.
+        DivergenceError: a loss or a latent is not finite, or energies have run away; the last good checkpoint stays.
+    """
+    run = _Run(config, corpus, run_dir, limits or Limits(), torch.device(device), observer or Silent())
+    run.start(resume)
+    lengths = run.splits.train.lengths
+    while not run.finished():
+        batches = bucketed_batches(lengths, config.batch_size, config.seed, run.progress.epoch)
+        for batch in batches[run.progress.batch :]:
+            x = run.splits.train.batch(batch).to(run.device)
+            run.after_step(run.learner.step(x, run.progress.step), int(lengths[batch].sum()) + len(batch))
+            if run.finished():
+                break
+        else:
+            run.end_epoch()
+    return run.end()
+
+
+class _Run:
+    """The state of a run, and what happens around its learning steps."""
+
+    def __init__(
+        self, config: Config, corpus: Corpus, run_dir: Path, limits: Limits, device: torch.device, observer: Observer
+    ) -> None:
+        self.config, self.corpus, self.run_dir, self.limits = config, corpus, run_dir, limits
+        self.device, self.observer = device, observer
+        self.progress = Progress()
+        self.unread: list[StepReport] = []
+        self.unread_tokens = 0
+        self.saved: Path | None = None
+        self.validated_at = -1
+
+    def start(self, resume: bool) -> None:
+        """Load the data, make or load the model, and write the run folder's first files."""
+        last = checkpoint.pointed_at(self.run_dir, "last") if self.run_dir.is_dir() else None
+        if last is not None and not resume:
+            raise CheckpointError(f"{self.run_dir} holds a run already; --resume auto goes on with it")
+        if last is not None:
+            written, self.progress = checkpoint.read_run(last)
+            if dataclasses.replace(written, data_dir=self.config.data_dir) != self.config:
+                raise CheckpointError(f"{self.run_dir} was trained with another configuration than the one given now")
+        self.splits = load_splits(self.corpus, self.config, load_tokenizer(last) if last is not None else None)
+        self.steps_per_epoch = math.ceil(len(self.splits.train) / self.config.batch_size)
+        self.model = LatentEBM.from_pretrained(last) if last is not None else self._new_model()
+        self.model.to(self.device).train()
+        self.learner = Learner(self.model, self.config, self.steps_per_epoch)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        checkpoint.truncate_log(self.run_dir / "log.jsonl", self.progress.step if last is not None else -1)
+        if last is not None:
+            checkpoint.restore_optimisers(last, self.learner)
+            self.saved, self.validated_at = last, -1
+        checkpoint.write_text(self.run_dir / "config.json", json.dumps(to_dict(self.config), indent=2) + "\n")
+        self.began, self.before = time.monotonic(), self.progress.seconds
+        self._log("resume" if last is not None else "start", data=self._describe_data(), device=str(self.device))
+        self.observer.begin(self._last_step(), self.progress.step)
+
+    def _new_model(self) -> LatentEBM:
+        config = ModelConfig(
+            vocab_size=self.splits.tokenizer.get_vocab_size(),
+            prior=self.config.prior,
+            generator=self.config.generator,
+            inference=self.config.inference,
+            longest=int(self.splits.train.lengths.max()),
+        )
+        return LatentEBM(config, self.config.seed)
+
+    def _describe_data(self) -> dict[str, Any]:
+        reports = {"train": self.splits.train.report, "valid": self.splits.valid.report}
+        described: dict[str, Any] = {name: dataclasses.asdict(report) for name, report in reports.items()}
+        return {"name": self.corpus.name, "vocabulary": self.splits.tokenizer.get_vocab_size(), **described}
+
+    def _last_step(self) -> int:
+        epochs = min(self.config.epochs, self.limits.max_epochs or self.config.epochs)
+        return min(epochs * self.steps_per_epoch, self.limits.max_steps or epochs * self.steps_per_epoch)
+
+    def _sitting(self) -> float:
+        return time.monotonic() - self.began
+
+    def finished(self) -> bool:
+        """Whether a limit, or the last step, is reached."""
+        late = self.limits.max_minutes is not None and self._sitting() > 60 * self.limits.max_minutes
+        return late or self.progress.step >= self._last_step() or self.limits.stop()
+
+    def after_step(self, report: StepReport, tokens: int) -> None:
+        """Count a step, read the losses now and then, save now and then."""
+        self.progress = dataclasses.replace(
+            self.progress, step=self.progress.step + 1, batch=self.progress.batch + 1, seconds=self.before + self._sitting()
+        )
+        self.unread.append(report)
+        self.unread_tokens += tokens
+        self.observer.step(tokens)
+        if len(self.unread) >= READ_EVERY:
+            self._read_losses()
+        every = self.limits.checkpoint_every
+        if every and self.progress.step % every == 0:
+            self._save(best=False)
+
+    def end_epoch(self) -> None:
+        """Validate, and save; the epoch is then done."""
+        self.progress = dataclasses.replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
+        self._validate_and_save()
+
+    def end(self) -> Path:
+        """Validate and save where the run stopped, unless that is done already."""
+        if self.limits.stop():
+            self._save(best=False)
+        elif self.validated_at != self.progress.step:
+            self._validate_and_save()
+        assert self.saved is not None
+        return self.saved
+
+    def _read_losses(self) -> None:
+        """Log the mean of the steps since the last reading; stop the run if it has diverged."""
+        if not self.unread:
+            return
+        names = [f.name for f in dataclasses.fields(StepReport)]
+        rows = torch.stack([torch.stack([getattr(r, name).float() for name in names]) for r in self.unread])
+        means = dict(zip(names, rows.mean(0).tolist(), strict=True))
+        self.unread, tokens, self.unread_tokens = [], self.unread_tokens, 0
+        self._log("train", **means, tokens=tokens)
+        _check(means, self.progress.step, self.run_dir)
+
+    def _validate_and_save(self) -> None:
+        self._read_losses()
+        settings = self.config.evaluation
+        measured = evaluation.validate(self.model, self.splits.valid, self.config.seed, settings.sentences)
+        units: dict[str, Any] = {}
+        if settings.active_unit_sentences:
+            sentences, chains = settings.active_unit_sentences, settings.active_unit_chains
+            active, _ = evaluation.active_units(self.model, self.splits.valid, self.config.seed, sentences, chains)
+            units = {"active_units": active}
+        drawn = generation.generate(self.model, self.splits.tokenizer, settings.samples, self.config.seed)
+        samples = [sample.text for sample in drawn]
+        score = getattr(measured, settings.select_by)
+        best = self.progress.best_score is None or score < self.progress.best_score
+        if best:
+            self.progress = dataclasses.replace(self.progress, best_score=score, best_step=self.progress.step)
+        self.validated_at = self.progress.step
+        self._log("valid", **measured.to_dict(), **units, best=best, samples=samples)
+        self._save(best)
+
+    def _save(self, best: bool) -> None:
+        self._read_losses()
+        self.progress = dataclasses.replace(self.progress, seconds=self.before + self._sitting())
+        self.saved = checkpoint.save(
+            self.run_dir, self.model, self.splits.tokenizer, self.learner, self.config, self.progress, best
+        )
+
+    def _log(self, kind: str, **values: Any) -> None:  # noqa: ANN401
+        line = {
+            "kind": kind,
+            "step": self.progress.step,
+            "epoch": self.progress.epoch + self.progress.batch / self.steps_per_epoch,
+            "seconds": round(self.before + self._sitting(), 3),
+            **values,
+        }
+        with (self.run_dir / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.observer.record(line)
+
+
+def _check(means: dict[str, float], step: int, run_dir: Path) -> None:
+    """Raise a DivergenceError if what the last steps saw is not finite or has run away."""
+    advice = (
+        f"the last good checkpoint is in {run_dir}. Try a smaller --inference.step-size or --prior.step-size, a smaller "
+        "--optimiser.energy-lr, or some --optimiser.energy-weight-decay"
+    )
+    for name, value in means.items():
+        if not math.isfinite(value):
+            raise DivergenceError(f"training diverged before step {step}: {name} is {value}; {advice}")
+    for name in ("posterior_energy", "prior_energy"):
+        if abs(means[name]) > LARGEST_ENERGY:
+            raise DivergenceError(f"training diverged before step {step}: {name} is {means[name]:.3g}; {advice}")
+    for name in ("posterior_norm", "prior_norm"):
+        if means[name] > LARGEST_NORM:
+            raise DivergenceError(f"training diverged before step {step}: {name} is {means[name]:.3g}; {advice}")
