@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 COMPRESSIONS = ("", ".gz", ".xz")
-ENDINGS = tuple(ending + packed for ending in (".txt", "", ".jsonl") for packed in COMPRESSIONS)
 UNKNOWN = "<unk>"
 HOLD_OUT_SHARES = 20  # a single file is cut into this many shares: one is valid, one test, the rest train
 DATA_DIR_VARIABLE = "TEXTEBM_DATA"
@@ -54,6 +54,9 @@ class Card:
     """Whether the files ship with the package."""
     splits: dict[Split, SplitCard]
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.title})"
+
 
 class Sentences(Iterator[str]):
     """Sentences of one split, read as they are asked for.
@@ -69,6 +72,7 @@ class Sentences(Iterator[str]):
         return next(self._sentences)
 
     def _read(self, path: Path, unknown: str | None, share: Split | None) -> Iterator[str]:
+        found = 0
         for line in read_sentences(path):
             words = line.split()
             if not words:
@@ -78,7 +82,15 @@ class Sentences(Iterator[str]):
                 words = [UNKNOWN if word == unknown else word for word in words]
             sentence = " ".join(words)
             if share is None or held_out_share(sentence) == share:
+                found += 1
                 yield sentence
+        if not found and share is None:
+            raise DataError(f"{path} holds no sentence: it is empty or has blank lines only. Give a file with text.")
+        if not found:
+            raise DataError(
+                f"{path} is too small to hold out of it: none of its sentences falls to {share} (one in "
+                f"{HOLD_OUT_SHARES} goes to valid, one to test). Give a folder with train, valid and test files instead."
+            )
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,7 @@ class Corpus:
         """The sentences of a split: words joined by single blanks, blank lines left out, unknown words as <unk>.
 
         Raises (while it is read):
-            DataError: the file is missing, broken, or not UTF-8.
+            DataError: the file is missing, broken, not UTF-8, or holds no sentence of this split.
         """
         return Sentences(self.path(split), self.unknown, split if self.held_out else None)
 
@@ -177,7 +189,7 @@ def resolve(data: str, data_dir: str | None = None) -> Corpus:
 
 
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, card_names(), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), card_names(), n=1, cutoff=0.5)
     known = ", ".join(card_names())
     return f"; did you mean {near[0]!r}? (named corpora: {known})" if near else f"; named corpora: {known}"
 
@@ -188,22 +200,20 @@ def _named(card: Card, data_dir: str | None) -> Corpus:
     else:
         root = _data_dir(card, data_dir)
         roots = [root / card.name, root]
-    found = {split: _first_file(roots, card.splits[split].files) for split in SPLITS}
-    train, valid, test = found["train"], found["valid"], found["test"]
-    if train is None or valid is None or test is None:
-        missing = [card.splits[split].files[0] for split in SPLITS if found[split] is None]
+    found = max((_files_in(root, card) for root in roots), key=len)  # of one folder, never half of each
+    if missing := [card.splits[split].files[0] for split in SPLITS if split not in found]:
         raise DataError(
-            f"{card.title}: no {', '.join(missing)} (plain, .gz or .xz) in {' or '.join(map(str, roots))}. "
+            f"{card}: no {', '.join(missing)} (plain, .gz or .xz) in {' or '.join(map(str, roots))}. "
             + _where_to_get(card)
         )
-    return Corpus(card.name, train, valid, test, card.unknown, card)
+    return Corpus(card.name, found["train"], found["valid"], found["test"], card.unknown, card)
 
 
 def _data_dir(card: Card, data_dir: str | None) -> Path:
     given, said_by = (data_dir, "data_dir") if data_dir else (os.environ.get(DATA_DIR_VARIABLE), DATA_DIR_VARIABLE)
     if not given:
         raise DataError(
-            f"{card.title}: it does not ship with textebm, and no folder with a copy is named. {_where_to_get(card)}"
+            f"{card}: it does not ship with textebm, and no folder with a copy is named. {_where_to_get(card)}"
         )
     root = Path(given).expanduser()
     if not root.is_dir():
@@ -219,9 +229,14 @@ def _where_to_get(card: Card) -> str:
     )
 
 
-def _first_file(roots: list[Path], names: tuple[str, ...]) -> Path | None:
-    candidates = (root / (name + packed) for root in roots for name in names for packed in COMPRESSIONS)
-    return next((path for path in candidates if path.is_file()), None)
+def _files_in(root: Path, card: Card) -> dict[Split, Path]:
+    """The splits of a card whose file lies in a folder, plain before compressed."""
+    found: dict[Split, Path] = {}
+    for split in SPLITS:
+        candidates = [root / (name + packed) for name in card.splits[split].files for packed in COMPRESSIONS]
+        if path := next(filter(Path.is_file, candidates), None):
+            found[split] = path
+    return found
 
 
 def _folder(folder: Path) -> Corpus:
@@ -241,12 +256,8 @@ def _folder(folder: Path) -> Corpus:
 
 
 def _split_files(folder: Path, split: Split) -> list[Path]:
-    names = {name + ending for name in SPLIT_NAMES[split] for ending in ENDINGS}
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.is_file() and (file.name in names or any(file.name.endswith(f".{name}") for name in names))
-    )
+    name = re.compile(rf"(?:[^.].*[._-])?(?:{'|'.join(SPLIT_NAMES[split])})(?:\.txt|\.jsonl)?(?:\.gz|\.xz)?")
+    return sorted(file for file in folder.iterdir() if file.is_file() and name.fullmatch(file.name))
 
 
 def _stem(path: Path) -> str:

@@ -66,7 +66,6 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         **dict(zip(names, SPECIAL_TOKENS, strict=True)),
         "clean_up_tokenization_spaces": False,
-        "model_max_length": 10**9,
     }
     tokenizer.save(str(folder / TOKENIZER_FILE))
     (folder / TOKENIZER_CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -194,16 +193,18 @@ def encode(
     Raises:
         DataError: no sentence is left; the message says why.
     """
+    from tokenizers import Tokenizer
+
     report = EncodingReport()
     pieces: list[npt.NDArray[np.int32]] = []
     lengths: list[int] = []
     # The text's own <pad>, <bos>, <eos> must be words like others here, and the caller's tokenizer must not change.
-    plain = type(tokenizer).from_str(tokenizer.to_str())
+    plain = Tokenizer.from_str(tokenizer.to_str())
     plain.encode_special_tokens = True
     for chunk in _chunks(sentences, ENCODED_AT_ONCE):
-        for ids in _encode_chunk(chunk, plain, max_length, overlong, report):
-            pieces.append(ids)
-            lengths.append(len(ids))
+        if kept := list(_encode_chunk(chunk, plain, max_length, overlong, report)):
+            pieces.append(np.concatenate(kept))
+            lengths += map(len, kept)
     if isinstance(sentences, Sentences):
         report.blank_lines += sentences.blank_lines
     if not lengths:
