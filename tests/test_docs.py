@@ -41,6 +41,11 @@ def commands(page: Path) -> list[list[str]]:
     """The words of every simple command in the page's shell blocks and of every `textebm …` or `make …` elsewhere."""
     lines = [line for _, body in blocks(page, SHELLS) for line in body.replace("\\\n", " ").splitlines()]
     lines += [code for code in INLINE_CODE.findall(prose(page)) if code.startswith(("textebm ", "make "))]
+    return parsed(lines)
+
+
+def parsed(lines: list[str]) -> list[list[str]]:
+    """The words of every simple command in shell lines."""
     found = []
     for line in lines:
         try:
@@ -80,7 +85,7 @@ def complaint(words: list[str]) -> str | None:
     text = help_text(*command)
     if text is None:
         return f"{shlex.join(words)}: no such command"
-    known = {option.replace("_", "-") for option in OPTION.findall(text)}
+    known = {option.replace("_", "-") for option in OPTION.findall(text)} | {"--debug"}  # which every command takes
     used = [word.split("=")[0] for word in rest if OPTION.match(word)]
     unknown = [option for option in used if option.replace("_", "-") not in known]
     return f"{shlex.join(words)}: no option {', '.join(unknown)}" if unknown else None
@@ -103,6 +108,16 @@ def test_commands_exist(name: str) -> None:
     """Every `textebm COMMAND --option` is one that the program's own help names."""
     complaints = [complaint(words) for words in commands(ROOT / name) if words[0] == "textebm"]
     assert [c for c in complaints if c is not None] == []
+
+
+def test_examples_of_the_help_exist() -> None:
+    """So are the examples in the program's own help, which people copy."""
+    top = help_text() or ""
+    names = re.findall(r"^  ([a-z]+) {2,}\w", top, re.MULTILINE)
+    assert "train" in names
+    pages = [top, *(help_text(name) or f"  textebm {name}" for name in names)]
+    lines = [line.strip() for page in pages for line in page.splitlines() if line.startswith("  textebm ")]
+    assert [c for c in map(complaint, parsed(lines)) if c is not None] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
