@@ -89,7 +89,7 @@ class Sentences(Iterator[str]):
         if not found:
             raise DataError(
                 f"{path} is too small to hold out of it: none of its sentences falls to {share} (one in "
-                f"{HOLD_OUT_SHARES} goes to valid, one to test). Give a folder with train, valid and test files instead."
+                f"{HOLD_OUT_SHARES} goes to valid, one to test). Give a folder with train, valid and test instead."
             )
 
 

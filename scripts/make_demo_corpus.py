@@ -178,18 +178,21 @@ UNWELCOME = """
 # Single letters are initials and blanked-out names.
 LEFT_OUT = {*UNWELCOME.split(), *string.ascii_lowercase} - {"a", "i", "o"}
 
-# A WordNet example with one of these is a sentence and not a phrase.
 SUBJECTS = "i he she it we you they there"
-AUXILIARIES = """
-    is was are were am 's 're 'm has had have 've do does did n't
-    will would 'll 'd can could shall should may might must
-"""
-MARKS_OF_A_SENTENCE = frozenset((SUBJECTS + AUXILIARIES).split())
+PAST_OR_PRESENT = "is was are were am 're 'm has had have 've does did"
+AUXILIARIES = "do n't will would 'll 'd can could shall should may might must"
+PREDICATE_STARTS = frozenset(PAST_OR_PRESENT.split())
+MARKS_OF_A_SENTENCE = PREDICATE_STARTS.union(SUBJECTS.split(), AUXILIARIES.split())
 
 
 def is_sentence(words: list[str]) -> bool:
-    """Whether a WordNet example reads as a sentence: it has a subject pronoun or a finite auxiliary."""
-    return not MARKS_OF_A_SENTENCE.isdisjoint(words)
+    """Whether a WordNet example in lower case reads as a sentence and not as a phrase.
+
+    It has a subject pronoun or a finite auxiliary ('s is mostly a possessive), and does not begin as a predicate does
+    ("was seriously ill"), unless it asks.
+    """
+    predicate_only = words[0] in PREDICATE_STARTS and words[-1] != "?"
+    return not predicate_only and not MARKS_OF_A_SENTENCE.isdisjoint(words)
 
 
 # --- the corpus -------------------------------------------------------------------------------------------------------
