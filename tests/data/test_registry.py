@@ -113,7 +113,7 @@ def test_one_copy_is_used_never_half_of_each(tmp_path):
 
 @pytest.mark.parametrize("name", LICENSED)
 def test_without_a_data_dir_it_says_where_to_get_it_and_how_to_point_to_it(name):
-    with pytest.raises(DataError, match=f"(?s){name}.*https://.*{name}.train.txt.*--data-dir.*{DATA_DIR_VARIABLE}"):
+    with pytest.raises(DataError, match=rf"(?s){name}.*https?://.*{name}.train.txt.*--data-dir.*{DATA_DIR_VARIABLE}"):
         resolve(name)
 
 
