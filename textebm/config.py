@@ -113,6 +113,10 @@ class InferenceConfig:
     """s1: step size, z ← z − ½s²∇U + sTε."""
     temperature: Schedule = 1.0
     """T: noise temperature; below 1 it targets a sharpened posterior p(z|x)^(1/T²)."""
+    annealing_start: float = 1.0
+    """Factor on T at the first learning step; it rises linearly to 1 (1: no annealing). The counterpart of KL annealing."""
+    annealing_steps: int = 0
+    """Learning steps over which that factor rises to 1."""
     dropout_mask: Literal["chain", "step"] = "chain"
     """One dropout mask for the whole chain and the learner's step, or a fresh one at every step."""
 
@@ -120,6 +124,8 @@ class InferenceConfig:
         _require(self.steps >= 1, "inference.steps", self.steps, "1 or more")
         _require_schedule("inference.step_size", self.step_size, zero_allowed=False)
         _require_schedule("inference.temperature", self.temperature, zero_allowed=True)
+        _require(0 <= self.annealing_start <= 1, "inference.annealing_start", self.annealing_start, "in [0, 1]")
+        _require(self.annealing_steps >= 0, "inference.annealing_steps", self.annealing_steps, "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,13 +6,14 @@
 Source: Pang et al., NeurIPS 2020, algorithm 1.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from textebm.config import Config, OptimiserConfig
+from textebm.config import Config, InferenceConfig, OptimiserConfig
 from textebm.model import inference
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream
@@ -52,6 +53,15 @@ def learning_rate_factor(config: OptimiserConfig, step: int, steps_per_epoch: in
     if config.schedule == "cosine":
         return warm * 0.5 * (1 + math.cos(math.pi * done))
     return warm
+
+
+def annealed(config: InferenceConfig, step: int) -> InferenceConfig:
+    """The posterior chain's settings at a learning step: noise temperatures times the annealing factor."""
+    if step >= config.annealing_steps:
+        return config
+    factor = config.annealing_start + (1 - config.annealing_start) * step / config.annealing_steps
+    known = config.temperature if isinstance(config.temperature, tuple) else (config.temperature,)
+    return dataclasses.replace(config, temperature=tuple(factor * t for t in known))
 
 
 class Learner:
@@ -138,7 +148,7 @@ class Learner:
 
         noise = stream(config.seed, "posterior", number, device=device)
         z, start = inference.short_run_posterior(
-            self.model.prior, likelihood, len(x.lengths), config.inference, noise
+            self.model.prior, likelihood, len(x.lengths), annealed(config.inference, number), noise
         )
         return likelihood(), start, z
 

@@ -1,0 +1,80 @@
+"""Pictures of a run, drawn from its log."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from textebm.errors import CheckpointError, UsageError
+
+
+def read_log(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log.
+
+    Raises:
+        CheckpointError: there is no log, or a line of it is no JSON.
+    """
+    path = run_dir / "log.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise CheckpointError(f"{run_dir} is no run folder: it holds no log.jsonl") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def learning_curves(run_dir: Path, output: Path) -> None:
+    """Draw likelihood, energies and norms over learning steps.
+
+    Args:
+        run_dir: the run folder.
+        output: PNG, SVG or PDF file to write.
+
+    Raises:
+        CheckpointError: the run has no readable log, or nothing was logged yet.
+        UsageError: matplotlib is not installed, or cannot write such a file.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise UsageError("plots need matplotlib: pip install 'textebm[plot]'") from None
+    from matplotlib.figure import Figure
+
+    lines = read_log(run_dir)
+    train = [line for line in lines if line["kind"] == "train"]
+    valid = [line for line in lines if line["kind"] == "valid"]
+    if not train or not valid:
+        raise CheckpointError(f"{run_dir} has logged no training or no validation yet: there is nothing to draw")
+    with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False}):
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
+        likelihood, energy, norm = figure.subplots(1, 3)
+        for key, label, colour in (
+            ("reconstruction_perplexity", "posterior samples", "tab:blue"),
+            ("prior_perplexity", "prior samples", "tab:orange"),
+            ("gaussian_perplexity", "Gaussian samples", "tab:green"),
+        ):
+            _line(likelihood, valid, key, label, colour, marker="o")
+        likelihood.set(title="perplexity on valid, z from ...", xlabel="step", yscale="log")
+        for key, label, colour in (
+            ("posterior_energy", "posterior", "tab:blue"),
+            ("prior_energy", "prior", "tab:orange"),
+        ):
+            _line(energy, train, key, f"{label} (train)", colour, alpha=0.4)
+            _line(energy, valid, key, f"{label} (valid)", colour, marker="o")
+        energy.set(title="energy −f(z), nats", xlabel="step")
+        for key, label, colour in (
+            ("posterior_norm", "‖z‖ posterior", "tab:blue"),
+            ("prior_norm", "‖z‖ prior", "tab:orange"),
+            ("posterior_displacement", "moved by the posterior chain", "tab:purple"),
+        ):
+            _line(norm, train, key, label, colour)
+        norm.set(title="chains", xlabel="step")
+        for axes in (likelihood, energy, norm):
+            axes.legend(frameon=False, fontsize=8)
+        try:
+            figure.savefig(output, dpi=150)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{output} cannot be written: {error}") from None
+
+
+def _line(axes: Any, lines: list[dict[str, Any]], key: str, label: str, colour: str, **style: Any) -> None:  # noqa: ANN401
+    axes.plot([line["step"] for line in lines], [line[key] for line in lines], label=label, color=colour, **style)
