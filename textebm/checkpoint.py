@@ -2,12 +2,12 @@
 
     RUN/config.json               the run's configuration (a valid --config)
     RUN/log.jsonl                 one JSON object a line: training, validation, notes
-    RUN/checkpoints/step-N/       a model folder (config.json, model.safetensors, tokeniser), run.json, optimiser.safetensors
+    RUN/checkpoints/step-N/       a model folder (config, weights, tokeniser), run.json, optimiser.safetensors
     RUN/checkpoints/last.json     which step-N is the newest
     RUN/checkpoints/best.json     which step-N did best on valid
 
-A step folder is written under another name and renamed when complete; a pointer file is replaced in one move. So a crash at
-any moment leaves the previous checkpoint in place. Nothing is ever unpickled: safetensors and JSON only.
+A step folder is written under another name and renamed when complete; a pointer file is replaced in one move. So a
+crash at any moment leaves the previous checkpoint in place. Nothing is ever unpickled: safetensors and JSON only.
 """
 
 import dataclasses
@@ -77,7 +77,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def save(
-    run_dir: Path, model: LatentEBM, tokenizer: "Tokenizer", learner: "Learner", config: Config, progress: Progress, best: bool
+    run_dir: Path,
+    model: LatentEBM,
+    tokenizer: "Tokenizer",
+    learner: "Learner",
+    config: Config,
+    progress: Progress,
+    best: bool,
 ) -> Path:
     """Write a checkpoint and point `last` (and `best`, if it is the best) at it; older ones that nothing points at go.
 
@@ -187,6 +193,18 @@ def truncate_log(path: Path, step: int) -> None:
     write_text(path, "".join(line + "\n" for line in kept))
 
 
+def newest_run(runs: Path = Path("runs")) -> Path:
+    """The run folder that was saved to last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    pointers = [*runs.glob("*/checkpoints/last.json")]
+    if not pointers:
+        raise CheckpointError(f"there is no run in {runs}: name one, or train one with textebm train")
+    return max(pointers, key=lambda p: p.stat().st_mtime).parent.parent
+
+
 def find_model(name: str | None, runs: Path = Path("runs")) -> tuple[Path, str]:
     """The model folder that a user means.
 
@@ -202,16 +220,15 @@ def find_model(name: str | None, runs: Path = Path("runs")) -> tuple[Path, str]:
         CheckpointError: there is no model where `name` says.
     """
     if name is None:
-        pointers = [*runs.glob("*/checkpoints/best.json")]
-        if not pointers:
+        try:
+            run = newest_run(runs)
+        except CheckpointError:
             folder = Path(__file__).parent / "pretrained" / "demo"
-            return folder, "the demo model that ships with textebm (no run in ./runs; --model names another)"
-        newest = max(pointers, key=lambda p: p.stat().st_mtime).parent.parent
-        return find_model(str(newest))[0], f"the newest run, {newest}"
+            return folder, f"the demo model that ships with textebm (no run in {runs}; --model names another)"
+        return find_model(str(run))[0], f"the newest run, {run}"
     path = Path(name)
     if not path.exists():
         raise CheckpointError(f"no run and no model folder {name!r}")
     if path.is_file():
         raise CheckpointError(f"{name!r} is a file; a run folder or a model folder is wanted")
-    folder = pointed_at(path, "best") or pointed_at(path, "last") or path
-    return folder, str(folder)
+    return pointed_at(path, "best") or pointed_at(path, "last") or path, str(path)

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
-    from textebm.data.registry import Corpus
-    from textebm.generation import Sample
-    from textebm.lm_eval.scores import Score
     from textebm.model.decoding import Decoding
 
 T = TypeVar("T")
@@ -68,7 +65,7 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], default: T | No
     return tyro.cli(kind, prog=f"textebm {command}", args=list(arguments), default=default, config=plain)
 
 
-# --------------------------------------------------------------------------------------------------------------- training
+# ---- training
 
 
 def preset_of(arguments: Sequence[str]) -> tuple[Config, str]:
@@ -201,9 +198,15 @@ def _describe_data(data: dict[str, Any], device: str) -> str:
     lines = [f"{data['name']}: vocabulary {data['vocabulary']:,}, on {device}"]
     for split in ("train", "valid"):
         report = data[split]
-        lost = f", {report['dropped']:,} dropped and {report['cut']:,} cut as too long" if report["dropped"] + report["cut"] else ""
+        lost = (
+            f", {report['dropped']:,} dropped and {report['cut']:,} cut as too long"
+            if report["dropped"] + report["cut"]
+            else ""
+        )
         unknown = report["unknown_words"] / max(1, report["words"])
-        lines.append(f"  {split}: {report['sentences']:,} sentences, {report['words']:,} words, {unknown:.1%} <unk>{lost}")
+        lines.append(
+            f"  {split}: {report['sentences']:,} sentences, {report['words']:,} words, {unknown:.1%} <unk>{lost}"
+        )
     return "\n".join(lines)
 
 
@@ -225,7 +228,7 @@ def progress_bar(total: int, unit: str, initial: int = 0) -> "tqdm[Any]":
     return tqdm(total=total, initial=initial, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
 
-# ------------------------------------------------------------------------------------------------------------- generation
+# ---- generation
 
 
 def generate(arguments: Sequence[str]) -> int:
@@ -302,6 +305,17 @@ def _decoding(chosen: options.DecodingOptions, longest: int) -> "Decoding":
     return Decoding(chosen.decoding, chosen.temperature, chosen.top_k, chosen.top_p, chosen.beam_size, length)
 
 
+def _write(text: str, output: str | None) -> None:
+    """Results to standard output, or to exactly the file named."""
+    if output is None:
+        print(text)
+        return
+    try:
+        Path(output).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
+
+
 def _load(chosen: options.ModelOptions) -> tuple[Any, Any, Path]:
     """The model that the options name, its tokeniser, and its folder."""
     from textebm import checkpoint, generation
@@ -311,7 +325,7 @@ def _load(chosen: options.ModelOptions) -> tuple[Any, Any, Path]:
     return *generation.load(folder, choose_device(chosen.device)), folder
 
 
-# ------------------------------------------------------------------------------------------------------------- perplexity
+# ---- perplexity
 
 
 def fppl(arguments: Sequence[str]) -> int:
@@ -328,7 +342,36 @@ def _measure(metric: str, chosen: options.PerplexityOptions) -> int:
     return 1
 
 
-# ------------------------------------------------------------------------------------------------------------------ others
+# ---- others
+
+
+def plot(arguments: Sequence[str]) -> int:
+    """`textebm plot`."""
+    chosen = parse(options.Plot, "plot", arguments)
+    from textebm import checkpoint, plots
+
+    run_dir = Path(chosen.run) if chosen.run is not None else checkpoint.newest_run()
+    output = Path(chosen.output) if chosen.output is not None else run_dir / "curves.png"
+    plots.learning_curves(run_dir, output)
+    print(output)
+    return 0
+
+
+def env(arguments: Sequence[str]) -> int:
+    """`textebm env`."""
+    parse(options.Env, "env", arguments)
+    import torch
+
+    from textebm import hardware
+    from textebm.lm_eval import ngram
+
+    for package, number in hardware.versions().items():
+        print(f"{package} {number or 'not installed'}")
+    threads, gpus = torch.get_num_threads(), torch.cuda.device_count()
+    print(f"CPU: {hardware.hardware_class()}, {threads} threads in torch")
+    print("GPU: " + (", ".join(torch.cuda.get_device_name(i) for i in range(gpus)) if gpus else "none found"))
+    print(f"n-gram judge: {ngram.implementation()}")
+    return 0
 
 
 def choose_device(name: str) -> "torch.device":
@@ -380,7 +423,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    commands = {f.__name__: f for f in (train, generate, reconstruct, interpolate, fppl, rppl)}
+    commands = {f.__name__: f for f in (train, generate, reconstruct, interpolate, fppl, rppl, plot, env)}
     if name not in commands:
         import difflib
 

@@ -99,7 +99,10 @@ class GeneratorConfig:
             "true for at least one, or z never reaches the generator",
         )
         _require(
-            not (self.z_to_cell and self.cell == "gru"), "generator.z_to_cell", True, "false for a GRU, which has no cell"
+            not (self.z_to_cell and self.cell == "gru"),
+            "generator.z_to_cell",
+            True,
+            "false for a GRU, which has no cell",
         )
 
 
@@ -114,7 +117,7 @@ class InferenceConfig:
     temperature: Schedule = 1.0
     """T: noise temperature; below 1 it targets a sharpened posterior p(z|x)^(1/T²)."""
     annealing_start: float = 1.0
-    """Factor on T at the first learning step; it rises linearly to 1 (1: no annealing). The counterpart of KL annealing."""
+    """Factor on T at the first learning step; it rises linearly to 1. The counterpart of KL annealing."""
     annealing_steps: int = 0
     """Learning steps over which that factor rises to 1."""
     dropout_mask: Literal["chain", "step"] = "chain"
@@ -145,7 +148,7 @@ class OptimiserConfig:
     energy_clip: float = 1.0
     """Largest gradient norm of the EBM (0: no clipping)."""
     schedule: Literal["constant", "exponential", "linear", "cosine"] = "constant"
-    """Both learning rates over time: exponential multiplies by `decay` an epoch; linear and cosine fall to 0 at the end."""
+    """Both rates over time: exponential multiplies by `decay` an epoch; linear and cosine fall to 0 at the end."""
     decay: float = 0.998
     """Factor an epoch of the exponential schedule."""
     warmup_steps: int = 0

@@ -13,7 +13,7 @@ from textebm.data.text import EncodedText, sequential_batches
 from textebm.model import inference
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream
-from textebm.model.recurrent import TextBatch
+from textebm.model.recurrent import EOS, FIRST_OUTPUT, TextBatch
 
 ACTIVE_VARIANCE = 0.01
 """A dimension of z is active when the variance over sentences of its posterior mean exceeds this."""
@@ -97,9 +97,7 @@ def _validate_batch(model: LatentEBM, x: TextBatch, seed: int, number: int) -> F
     n = len(x.lengths)
     conditioned = model.condition(x)
     noise = stream(seed, "evaluation", number, 0, device=model.device)
-    posterior, start = inference.short_run_posterior(
-        model.prior, lambda: conditioned, n, model.config.inference, noise
-    )
+    posterior, start = inference.short_run_posterior(model.prior, lambda: conditioned, n, model.config.inference, noise)
     prior = model.sample_prior(n, stream(seed, "evaluation", number, 1, device=model.device))
     gaussian = model.prior.sample_reference(n, stream(seed, "evaluation", number, 2, device=model.device))
     latents = (posterior, prior, gaussian)
@@ -115,8 +113,9 @@ def active_units(
 ) -> tuple[int, list[float]]:
     """Dimensions of z whose posterior mean varies over sentences by more than 0.01 (Burda et al., 2016).
 
-    The mean over a sentence's chains still carries 1/chains of the posterior's own variance, which alone would exceed the
-    threshold; that share is estimated from the spread within sentences and taken off (one-way analysis of variance).
+    The mean over a sentence's chains still carries 1/chains of the posterior's own variance, which alone would exceed
+    the threshold; that share is estimated from the spread within sentences and taken off (one-way analysis of
+    variance).
 
     Args:
         model: the model.
@@ -145,3 +144,19 @@ def _spread(available: int, wanted: int) -> NDArray[np.int64]:
     if wanted == 0 or wanted >= available:
         return np.arange(available, dtype=np.int64)
     return np.linspace(0, available - 1, wanted).round().astype(np.int64)
+
+
+def unigram_perplexity(train: EncodedText, held_out: EncodedText, vocab_size: int) -> float:
+    """Perplexity of an add-one unigram model of the training split, end of sentence counted: the least to be beaten.
+
+    Args:
+        train: what the words are counted in.
+        held_out: what is scored.
+        vocab_size: number of token ids; every one but <pad> and <bos> may be written.
+    """
+    counts = np.bincount(train.ids, minlength=vocab_size).astype(np.float64)
+    counts[EOS] = len(train)
+    counts = counts[FIRST_OUTPUT:] + 1
+    log_probs = np.log(counts / counts.sum())
+    total = log_probs[held_out.ids - FIRST_OUTPUT].sum() + len(held_out) * log_probs[EOS - FIRST_OUTPUT]
+    return math.exp(-total / (len(held_out.ids) + len(held_out)))

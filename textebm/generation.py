@@ -74,7 +74,9 @@ def infer(model: LatentEBM, tokenizer: "Tokenizer", sentences: Sequence[str], se
     """
     text = encode(sentences, tokenizer, max_length=None, overlong="cut")
     if len(text) != len(sentences):
-        raise DataError(f"{len(sentences) - len(text)} of {len(sentences)} sentences are empty: z cannot be inferred for them")
+        raise DataError(
+            f"{len(sentences) - len(text)} of {len(sentences)} sentences are empty: z cannot be inferred for them"
+        )
     latents = []
     for number, begin in enumerate(range(0, len(text), BATCH)):
         rows = list(range(begin, min(begin + BATCH, len(text))))

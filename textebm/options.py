@@ -51,8 +51,8 @@ class DecodingOptions:
 class Train(DeviceOptions):
     """Train a model: EBM prior and recurrent generator, by short-run Langevin in z.
 
-    The settings are those of the preset named like the corpus; --config names another preset or file, and single settings
-    are overridden by name (--prior.steps 40).
+    The settings are those of the preset named like the corpus; --config names another preset or file, and single
+    settings are overridden by name (--prior.steps 40).
 
     examples:
       textebm train --data ptb

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from tokenizers import Tokenizer
 
-from textebm import checkpoint, evaluation, generation
+from textebm import checkpoint, evaluation, generation, hardware
 from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
 from textebm.data.registry import Corpus, Split
@@ -174,7 +174,9 @@ class _Run:
             self.saved, self.validated_at = last, -1
         checkpoint.write_text(self.run_dir / "config.json", json.dumps(to_dict(self.config), indent=2) + "\n")
         self.began, self.before = time.monotonic(), self.progress.seconds
-        self._log("resume" if last is not None else "start", data=self._describe_data(), device=str(self.device))
+        made_by = {"commit": hardware.commit(), "hardware": hardware.hardware_class(self.device)}
+        kind = "start" if last is None else "resume"
+        self._log(kind, data=self._describe_data(), device=str(self.device), threads=torch.get_num_threads(), **made_by)
         self.observer.begin(self._last_step(), self.progress.step)
 
     def _new_model(self) -> LatentEBM:
@@ -207,7 +209,10 @@ class _Run:
     def after_step(self, report: StepReport, tokens: int) -> None:
         """Count a step, read the losses now and then, save now and then."""
         self.progress = dataclasses.replace(
-            self.progress, step=self.progress.step + 1, batch=self.progress.batch + 1, seconds=self.before + self._sitting()
+            self.progress,
+            step=self.progress.step + 1,
+            batch=self.progress.batch + 1,
+            seconds=self.before + self._sitting(),
         )
         self.unread.append(report)
         self.unread_tokens += tokens
@@ -285,8 +290,8 @@ class _Run:
 def _check(means: dict[str, float], step: int, run_dir: Path) -> None:
     """Raise a DivergenceError if what the last steps saw is not finite or has run away."""
     advice = (
-        f"the last good checkpoint is in {run_dir}. Try a smaller --inference.step-size or --prior.step-size, a smaller "
-        "--optimiser.energy-lr, or some --optimiser.energy-weight-decay"
+        f"the last good checkpoint is in {run_dir}. Try a smaller --inference.step-size or --prior.step-size, a "
+        "smaller --optimiser.energy-lr, or some --optimiser.energy-weight-decay"
     )
     for name, value in means.items():
         if not math.isfinite(value):

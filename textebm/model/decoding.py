@@ -34,11 +34,15 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
-            raise ConfigError(f"temperature is {self.temperature}: it must be positive (use greedy decoding for the limit 0)")
+            raise ConfigError(
+                f"temperature is {self.temperature}: it must be positive (use greedy decoding for the limit 0)"
+            )
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ConfigError(f"top_k is {self.top_k} and top_p {self.top_p}: they must be ≥ 0 and in (0, 1]")
         if self.beam_size < 1 or self.max_length < 1:
-            raise ConfigError(f"beam_size is {self.beam_size} and max_length {self.max_length}: both must be at least 1")
+            raise ConfigError(
+                f"beam_size is {self.beam_size} and max_length {self.max_length}: both must be at least 1"
+            )
 
     def describe(self) -> str:
         """A short name for signatures, such as `sample-t1` or `beam5`."""

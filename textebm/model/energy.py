@@ -5,6 +5,7 @@ Source: Pang et al., NeurIPS 2020, equation 2.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -34,7 +35,9 @@ class GaussianPrior(nn.Module):
         variance = self.config.sigma**2
         return -0.5 * (z.square().sum(1) / variance + z.shape[1] * math.log(2 * math.pi * variance))
 
-    def potential(self, z: Float[Tensor, "batch latent"]) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+    def potential(
+        self, z: Float[Tensor, "batch latent"]
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
         """U(z) = −f(z) + ‖z‖²/2σ² and its gradient, as a `langevin.Potential`."""
         gradient = z / self.config.sigma**2
         return 0.5 * (z * gradient).sum(1), gradient
@@ -68,7 +71,7 @@ class EBMPrior(GaussianPrior):
         activation = ACTIVATIONS[config.activation]
         sizes = [config.latent_dim, *[config.width] * config.depth]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), activation(0.2) if activation is nn.LeakyReLU else activation()]
         self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
@@ -77,7 +80,9 @@ class EBMPrior(GaussianPrior):
         value: Tensor = self.mlp(z)
         return value.squeeze(1)
 
-    def potential(self, z: Float[Tensor, "batch latent"]) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+    def potential(
+        self, z: Float[Tensor, "batch latent"]
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
         """U(z) = −f(z) + ‖z‖²/2σ² and its gradient, as a `langevin.Potential`."""
         with torch.enable_grad():
             point = z.detach().requires_grad_()

@@ -1,8 +1,8 @@
 """What a generator p(x|z) must answer, whatever x is.
 
-A generator, given a batch of data, returns a *conditioned likelihood*: an object that has computed once what does not change
-along a chain, and then answers log p(x|z) and its gradient in z as often as the chain asks. Fast paths live behind that
-one door.
+A generator, given a batch of data, returns a *conditioned likelihood*: an object that has computed once what does not
+change along a chain, and then answers log p(x|z) and its gradient in z as often as the chain asks. Fast paths live
+behind that one door.
 """
 
 from abc import ABC, abstractmethod

@@ -1,7 +1,7 @@
 """The whole model: a latent prior, a generator, and short-run inference; and how it is saved and loaded.
 
-A model folder holds `config.json` (what the model is) and `model.safetensors` (its weights), and for text the tokeniser's
-files beside them.
+A model folder holds `config.json` (what the model is) and `model.safetensors` (its weights), and for text the
+tokeniser's files beside them.
 """
 
 import dataclasses
@@ -70,9 +70,7 @@ class LatentEBM(nn.Module):
         """log p(x|z) of a batch as a function of z (see `RecurrentGenerator.condition`)."""
         return self.generator.condition(x, dropout, precision)
 
-    def sample_prior(
-        self, n: int, generator: torch.Generator, steps: int | None = None
-    ) -> Float[Tensor, "{n} latent"]:
+    def sample_prior(self, n: int, generator: torch.Generator, steps: int | None = None) -> Float[Tensor, "{n} latent"]:
         """Samples of z by the short-run prior chain; `steps` overrides its length."""
         return self.prior.sample(n, generator, steps)
 

@@ -22,7 +22,7 @@ from textebm.model.recurrent import ConditionedText, TextBatch
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a learning step saw; 0-dimensional tensors on the device, so that reading one is the caller's choice to wait."""
+    """What a learning step saw: 0-dimensional tensors on the device; to read one is to wait for the device."""
 
     log_prob: Tensor
     """Mean log p(x|z⁺) a sentence, with dropout, in nats."""

@@ -2,8 +2,9 @@
 
 log p(x) = log ∫ exp(f(z)) N(z; 0, σ²I) p(x|z) dz − log Z,   Z = ∫ exp(f(z)) N(z; 0, σ²I) dz.
 
-Both integrals are sums over one regular grid (the trapezoidal rule, whose error falls faster than any power of the spacing
-for smooth integrands that vanish at the border). It is the yardstick that everything approximate is tested against.
+Both integrals are sums over one regular grid (the trapezoidal rule, whose error falls faster than any power of the
+spacing for smooth integrands that vanish at the border). It is the yardstick that everything approximate is tested
+against.
 """
 
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def grid(
 
 
 def log_normaliser(prior: GaussianPrior, z: Float[Tensor, "grid latent"], cell: float) -> Float[Tensor, ""]:
-    """log Z of a prior on a grid; differentiable in the prior's parameters. 0 for a Gaussian, up to the grid's error."""
+    """log Z of a prior on a grid, differentiable in its parameters; 0 for a Gaussian, up to the grid's error."""
     return (prior.tilt(z) + prior.log_reference(z)).logsumexp(0) + torch.tensor(cell, dtype=z.dtype).log()
 
 

@@ -1,8 +1,8 @@
 """One seed, many independent random streams.
 
-Every consumer of randomness has a named stream, and every use is keyed by the step it belongs to. So a resumed run draws
-what an uninterrupted one would have drawn, without any generator state being saved, and a change in how one stream is
-used leaves all the others as they were.
+Every consumer of randomness has a named stream, and every use is keyed by the step it belongs to. So a resumed run
+draws what an uninterrupted one would have drawn, without any generator state being saved, and a change in how one
+stream is used leaves all the others as they were.
 """
 
 import numpy as np

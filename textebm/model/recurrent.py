@@ -74,8 +74,9 @@ class RecurrentGenerator(Generator):
     def train(self, mode: bool = True) -> "RecurrentGenerator":
         """Set training mode, which nothing in this module depends on.
 
-        The recurrence stays in training mode for good: cuDNN refuses to back-propagate through one in evaluation mode,
-        and posterior chains need that gradient at test time too. It has no dropout of its own, so its output is the same.
+        The recurrence stays in training mode for good: cuDNN refuses to back-propagate through one in evaluation
+        mode, and posterior chains need that gradient at test time too. It has no dropout of its own, so its output is
+        the same.
         """
         super().train(mode)
         self.rnn.train(True)

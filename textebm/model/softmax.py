@@ -1,7 +1,8 @@
 """Log-likelihood of words under a vocabulary-sized softmax, and its gradient, without keeping the matrix of logits.
 
-A Langevin chain needs log p(word) and its gradient in the hidden states, for fixed weights. Both come out of one pass over
-blocks of tokens: a block's logits live only while the block is worked on, so memory does not grow with tokens × vocabulary.
+A Langevin chain needs log p(word) and its gradient in the hidden states, for fixed weights. Both come out of one pass
+over blocks of tokens: a block's logits live only while the block is worked on, so memory does not grow with tokens ×
+vocabulary.
 """
 
 from typing import Literal
@@ -16,7 +17,9 @@ BLOCK_LOGITS = 500_000
 """Logits held at once on a CPU: 2 MB in float32, which stays in a core's cache (a GPU gets 64 times as many)."""
 
 
-def output_weights(weight: Float[Tensor, "vocabulary hidden"], precision: Precision) -> Float[Tensor, "vocabulary hidden"]:
+def output_weights(
+    weight: Float[Tensor, "vocabulary hidden"], precision: Precision
+) -> Float[Tensor, "vocabulary hidden"]:
     """The output layer's weights as the products will use them, detached; made once a chain."""
     return weight.detach().to(torch.bfloat16) if precision == "bf16" else weight.detach()
 

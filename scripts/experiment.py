@@ -1,0 +1,96 @@
+"""One whole experiment: train, measure, sample, FPPL and RPPL; everything in one JSON file.
+
+    python scripts/experiment.py --config ptb-small --name ptb-small --data-dir DATA -- --max-minutes 60
+
+What stands behind `--` is handed to `textebm train`. A run that is there already is gone on with, and one that is done
+is only measured. The file holds the command, the seed, the commit, the hardware class, the end of the learning curve,
+figures on the whole of valid, 20 samples, and FPPL and RPPL with their signatures.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textebm import checkpoint, evaluation, generation, hardware, plots, training
+from textebm.data.registry import resolve
+
+SAMPLES = 20
+LEARNING_CURVE_LINES = 10
+
+
+def main() -> None:
+    """Run the experiment that the command line describes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="preset or configuration file")
+    parser.add_argument("--name", required=True, help="name of the run and of the results file")
+    parser.add_argument("--data-dir", help="folder with local copies of named corpora; else TEXTEBM_DATA")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results")
+    parser.add_argument("-n", type=int, help="sentences for FPPL and RPPL (default: the headline protocol's)")
+    parser.add_argument("train", nargs="*", help="options of `textebm train`, behind --")
+    chosen = parser.parse_args()
+    run_dir = chosen.runs / chosen.name
+    if chosen.train or not (run_dir / "checkpoints" / "last.json").exists():
+        folder = ["--run-dir", str(run_dir), "--resume", "auto"]
+        data = ["--data-dir", chosen.data_dir] if chosen.data_dir else []
+        textebm("train", "--config", chosen.config, *folder, *data, "--device", chosen.device, *chosen.train)
+    result = measure(run_dir, chosen)
+    output = chosen.results / f"{chosen.name}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    print(output)
+
+
+def textebm(*arguments: str) -> str:
+    """Run a command as a user would; returns what it wrote to standard output."""
+    command = [sys.executable, "-m", "textebm", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def measure(run_dir: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is reported of a run's best checkpoint."""
+    folder, _ = checkpoint.find_model(str(run_dir))
+    config, progress = checkpoint.read_run(folder)
+    device = torch.device("cuda:0" if torch.cuda.is_available() and chosen.device == "auto" else "cpu")
+    if chosen.device != "auto":
+        device = torch.device(chosen.device)
+    model, tokenizer = generation.load(folder, device)
+    splits = training.load_splits(resolve(config.data, chosen.data_dir or config.data_dir), config, tokenizer)
+    valid = evaluation.validate(model, splits.valid, config.seed)
+    active, variances = evaluation.active_units(model, splits.valid, config.seed, sentences=200)
+    curve = [line for line in plots.read_log(run_dir) if line["kind"] == "valid"]
+    begun = next(line for line in plots.read_log(run_dir) if line["kind"] == "start")
+    asked = ["--model", str(run_dir), "--device", str(device)]
+    asked += ["--data-dir", chosen.data_dir] if chosen.data_dir else []
+    asked += ["-n", str(chosen.n)] if chosen.n else []
+    return {
+        "name": chosen.name,
+        "command": f"textebm train --config {chosen.config} {' '.join(chosen.train)}".strip(),
+        "seed": config.seed,
+        "commit": begun.get("commit"),
+        "hardware": begun.get("hardware"),
+        "versions": hardware.versions(),
+        "steps": progress.step,
+        "epochs": progress.epoch,
+        "minutes": round(progress.seconds / 60, 1),
+        "learning_curve": curve[-LEARNING_CURVE_LINES:],
+        "valid": {**valid.to_dict(), "active_units": active, "active_unit_variances": variances},
+        "unigram_perplexity": evaluation.unigram_perplexity(splits.train, splits.valid, tokenizer.get_vocab_size()),
+        "samples": [dataclasses.asdict(s) for s in generation.generate(model, tokenizer, SAMPLES, config.seed)],
+        "fppl": json.loads(textebm("fppl", *asked)),
+        "rppl": json.loads(textebm("rppl", *asked)),
+    }
+
+
+if __name__ == "__main__":
+    main()

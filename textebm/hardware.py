@@ -1,0 +1,49 @@
+"""What a measurement was made on: a hardware class, versions, and the commit. Never a host name or a path."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from textebm._version import __version__
+
+PACKAGES = ("torch", "numpy", "tokenizers", "transformers", "sacrebleu", "matplotlib")
+
+
+def hardware_class(device: torch.device | str = "cpu") -> str:
+    """A short class such as `cpu2-avx512` (cores and vector instructions) or `nvidia-h200`."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device).lower().replace(" ", "-")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{device.type}{cores}-{torch.backends.cpu.get_cpu_capability().lower()}"
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, textebm and the packages that a figure may depend on (None: not installed)."""
+    found: dict[str, str | None] = {"textebm": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, marked `-dirty` if it was changed; None elsewhere."""
+    here = Path(__file__).parent.parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
