@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from textebm.errors import DataError
-from textebm.lm_eval.corpus import read_sentences
+from textebm.lm_eval.corpus import UNKNOWN, read_sentences
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -23,7 +23,6 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 COMPRESSIONS = ("", ".gz", ".xz")
-UNKNOWN = "<unk>"
 HOLD_OUT_SHARES = 20  # a single file is cut into this many shares: one is valid, one test, the rest train
 DATA_DIR_VARIABLE = "TEXTEBM_DATA"
 
@@ -73,14 +72,11 @@ class Sentences(Iterator[str]):
 
     def _read(self, path: Path, unknown: str | None, share: Split | None) -> Iterator[str]:
         found = 0
-        for line in read_sentences(path):
-            words = line.split()
-            if not words:
+        for line in read_sentences(path, keep_blank=True):
+            if not line:
                 self.blank_lines += 1
                 continue
-            if unknown is not None and unknown != UNKNOWN:
-                words = [UNKNOWN if word == unknown else word for word in words]
-            sentence = " ".join(words)
+            sentence = _with_our_unknown(line, unknown)
             if share is None or held_out_share(sentence) == share:
                 found += 1
                 yield sentence
@@ -124,6 +120,12 @@ class Corpus:
             DataError: the file is missing, broken, not UTF-8, or holds no sentence of this split.
         """
         return Sentences(self.path(split), self.unknown, split if self.held_out else None)
+
+
+def _with_our_unknown(sentence: str, unknown: str | None) -> str:
+    if unknown is None or unknown == UNKNOWN or unknown not in sentence:
+        return sentence
+    return " ".join(UNKNOWN if word == unknown else word for word in sentence.split())
 
 
 def held_out_share(sentence: str) -> Split:
