@@ -1,5 +1,5 @@
 # Every target does its own set-up on a fresh machine: they all rest on `setup`, which makes .venv.
-# Needs Python 3.11 or newer with its venv module; with cmake and a C++ compiler, setup also builds KenLM's lmplz.
+# Needs Python 3.11 or newer with its venv module; where there is a C++ compiler, setup also builds KenLM's lmplz.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt scripts/build_lmplz.sh
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
-	bash scripts/build_lmplz.sh
+	PYTHON=$(BIN)/python bash scripts/build_lmplz.sh
 	@touch $@
 
 test: $(READY)  ## all tests, one process a core; PYTEST_ARGS="-k name" narrows them
@@ -55,6 +55,6 @@ $(WHEEL_READY): $(READY) $(SOURCES) README.md LICENSE
 demo: $(READY)  ## a real training run on the embedded corpus, sentences, FPPL and RPPL; under 10 minutes on 2 cores
 	bash scripts/demo.sh
 
-clean:  ## remove what the targets above made, the environment and the runs' caches included; runs/ stays
+clean:  ## remove what the targets above made in this folder, .venv included; runs/ stays
 	rm -rf $(VENV) build dist textebm.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
