@@ -61,8 +61,11 @@ def say(text: str) -> None:
 
 def parse(kind: type[T], command: str, arguments: Sequence[str], default: T | None = None) -> T:
     """The options of a command; a wrong one ends the program with exit code 2."""
-    plain = (tyro.conf.FlagConversionOff,)
-    return tyro.cli(kind, prog=f"textebm {command}", args=list(arguments), default=default, config=plain)
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    chosen: T = tyro.cli(
+        kind, prog=f"textebm {command}", args=list(arguments), config=(tyro.conf.FlagConversionOff,), **settings
+    )
+    return chosen
 
 
 # ---- training
@@ -275,7 +278,7 @@ def reconstruct(arguments: Sequence[str]) -> int:
 def _bleu(written: list[str], sentences: list[str]) -> dict[str, Any]:
     """Corpus BLEU of reconstructions, with sacrebleu's signature; the text is tokenised already."""
     try:
-        from sacrebleu.metrics import BLEU
+        from sacrebleu.metrics.bleu import BLEU
     except ImportError:
         raise UsageError("--format json needs sacrebleu for the BLEU score: pip install 'textebm[bleu]'") from None
     metric = BLEU(tokenize="none", force=True)

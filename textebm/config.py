@@ -245,7 +245,7 @@ def from_dict(values: dict[str, Any], cls: type[T] = Config, base: T | None = No
             hint = f"; the nearest known key is {near[0]!r}" if near else f"; known keys: {', '.join(fields)}"
             raise ConfigError(f"unknown configuration key {path!r}{hint}")
         if dataclasses.is_dataclass(hints[key]):
-            known[key] = from_dict(value, hints[key], known.get(key), path)  # type: ignore[arg-type]
+            known[key] = from_dict(value, hints[key], known.get(key), path)
         else:
             known[key] = _typed(value, hints[key], path)
     return cls(**known)

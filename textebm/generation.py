@@ -100,7 +100,7 @@ def reconstruct(
     decoding = decoding or Decoding("greedy", max_length=model.config.longest)
     z = infer(model, tokenizer, sentences, seed)
     written: list[str] = []
-    for number, rows in enumerate(z.split(BATCH)):
+    for number, rows in enumerate(torch.split(z, BATCH)):
         ids = decode(model.generator, rows, decoding, stream(seed, "decoding", number, device=model.device))
         written += [to_text(tokenizer, words) for words in ids]
     return written

@@ -17,7 +17,7 @@ from textebm.model.generators import ConditionedLikelihood
 
 def posterior_potential(
     prior: GaussianPrior, likelihood: Callable[[], ConditionedLikelihood]
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+) -> langevin.Potential:
     """U(z) = −f(z) + ‖z‖²/2σ² − log p(x|z) as a `langevin.Potential`.
 
     Args:

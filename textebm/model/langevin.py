@@ -23,7 +23,7 @@ class Potential(Protocol):
     """U and its gradient: the (unnormalised) density that a chain walks on is exp(−U)."""
 
     def __call__(
-        self, z: Float[Tensor, "batch latent"]
+        self, z: Float[Tensor, "batch latent"], /
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
         """U(z) in nats for each row of z, and ∇U(z), both without an autograd graph."""
         ...
