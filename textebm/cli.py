@@ -54,6 +54,10 @@ textebm COMMAND --help tells more; --debug shows the traceback of an error; --ve
 """
 
 
+OWN_CORPUS_PRESET = "ptb-small"
+"""What `train --data FILE` starts from: the settings that were tried most, at a size that a CPU bears."""
+
+
 def say(text: str) -> None:
     """A remark for the person at the terminal."""
     print(text, file=sys.stderr, flush=True)
@@ -74,7 +78,7 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], default: T | No
 def preset_of(arguments: Sequence[str]) -> tuple[Config, str]:
     """The settings that a command line starts from, and where they come from.
 
-    `--config` names them; else they are the preset named like `--data`, or the defaults.
+    `--config` names them; else they are the preset named like `--data`, or the one for a corpus of one's own.
     """
     named = {"--config": "", "--data": ""}
     for index, argument in enumerate(arguments):
@@ -84,10 +88,8 @@ def preset_of(arguments: Sequence[str]) -> tuple[Config, str]:
     data, config = named["--data"], named["--config"]
     if config:
         return load_config(config), config
-    if data in preset_names() or not data:
-        name = data or "demo"
-        return load_config(name), f"preset {name}"
-    return Config(), "the defaults"
+    name = (data or "demo") if data in (*preset_names(), "") else OWN_CORPUS_PRESET
+    return load_config(name), f"preset {name}"
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -187,6 +189,11 @@ class _TrainingView:
             self.bar.set_postfix_str(f"nll {-line['log_prob']:.1f}, {speed:,.0f} tokens/s")
         elif line["kind"] in ("start", "resume"):
             say(_describe_data(line["data"], line["device"]))
+            if line["annealing_steps"] >= line["last_step"]:
+                say(
+                    f"note: this run ends at step {line['last_step']}, before the posterior chain has its full noise (step "
+                    f"{line['annealing_steps']}); --inference.annealing-steps shortens that"
+                )
         elif line["kind"] == "valid":
             self.write(_describe_validation(line))
             self.tokens, self.since = 0, time.monotonic()

@@ -171,12 +171,22 @@ class _Run:
         checkpoint.truncate_log(self.run_dir / "log.jsonl", self.progress.step if last is not None else -1)
         if last is not None:
             checkpoint.restore_optimisers(last, self.learner)
-            self.saved, self.validated_at = last, -1
+            self.saved = last
+            if self.progress.batch == 0:  # saved at the end of an epoch, after its validation
+                self.validated_at = self.progress.step
         checkpoint.write_text(self.run_dir / "config.json", json.dumps(to_dict(self.config), indent=2) + "\n")
         self.began, self.before = time.monotonic(), self.progress.seconds
         made_by = {"commit": hardware.commit(), "hardware": hardware.hardware_class(self.device)}
+        ends = {"last_step": self._last_step(), "annealing_steps": self.config.inference.annealing_steps}
         kind = "start" if last is None else "resume"
-        self._log(kind, data=self._describe_data(), device=str(self.device), threads=torch.get_num_threads(), **made_by)
+        self._log(
+            kind,
+            data=self._describe_data(),
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+            **made_by,
+            **ends,
+        )
         self.observer.begin(self._last_step(), self.progress.step)
 
     def _new_model(self) -> LatentEBM:

@@ -15,9 +15,7 @@ from textebm.model.energy import GaussianPrior
 from textebm.model.generators import ConditionedLikelihood
 
 
-def posterior_potential(
-    prior: GaussianPrior, likelihood: Callable[[], ConditionedLikelihood]
-) -> langevin.Potential:
+def posterior_potential(prior: GaussianPrior, likelihood: Callable[[], ConditionedLikelihood]) -> langevin.Potential:
     """U(z) = −f(z) + ‖z‖²/2σ² − log p(x|z) as a `langevin.Potential`.
 
     Args:

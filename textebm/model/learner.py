@@ -136,15 +136,10 @@ class Learner:
         """Posterior samples; also the likelihood that the generator learns from, and where the chains began."""
         device, config = self.model.device, self.config
         masks = stream(config.seed, "dropout", number, device=device)
-        if config.inference.dropout_mask == "chain":
-            one = self.model.condition(x, masks, config.precision)
+        conditioned = self.model.condition(x, masks, config.precision)
 
-            def likelihood() -> ConditionedText:
-                return one
-        else:
-
-            def likelihood() -> ConditionedText:
-                return self.model.condition(x, masks, config.precision)
+        def likelihood() -> ConditionedText:
+            return conditioned if config.inference.dropout_mask == "chain" else conditioned.with_fresh_masks(masks)
 
         noise = stream(config.seed, "posterior", number, device=device)
         z, start = inference.short_run_posterior(

@@ -5,6 +5,7 @@ state, another one the initial cell state, and z is concatenated to every word e
 Source of the form: Pang et al., "Short-run inference for text" (EACL 2021) and Pang and Wu, SVEBM (ICML 2021).
 """
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -135,22 +136,29 @@ class ConditionedText(ConditionedLikelihood):
         self.model = model
         self.x = x
         self.precision = precision
-        batch, time = x.inputs.shape
-        real = torch.arange(time, device=x.lengths.device) < x.lengths[:, None]
+        real = torch.arange(x.inputs.shape[1], device=x.lengths.device) < x.lengths[:, None]
         self.positions = real.flatten().nonzero().squeeze(1)  # (tokens,): padding never enters the softmax
         self.targets = x.targets.flatten()[self.positions] - FIRST_OUTPUT
-        config = model.config
-        dropout = config.dropout if generator is not None else 0.0
         self.input_mask: Tensor | None = None
         self.output_mask: Tensor | None = None
-        if dropout > 0:
-            self.input_mask = self._mask((batch, time, config.embedding_dim), dropout, generator)
-            self.output_mask = self._mask((len(self.positions), config.hidden_dim), dropout, generator)
-        self.embeddings = self._embed().detach()
         self.output_weight = softmax.output_weights(model.output.weight, precision)
+        self._draw_masks(generator)
 
-    def _mask(self, size: tuple[int, ...], dropout: float, generator: torch.Generator | None) -> Tensor:
-        like = self.model.output.weight
+    def with_fresh_masks(self, generator: torch.Generator) -> "ConditionedText":
+        """The same likelihood under new dropout masks; unlike `condition`, it does not wait for the device."""
+        fresh = copy.copy(self)
+        fresh._draw_masks(generator)
+        return fresh
+
+    def _draw_masks(self, generator: torch.Generator | None) -> None:
+        config = self.model.config
+        if generator is not None and config.dropout > 0:
+            self.input_mask = self._mask((*self.x.inputs.shape, config.embedding_dim), generator)
+            self.output_mask = self._mask((len(self.positions), config.hidden_dim), generator)
+        self.embeddings = self._embed().detach()
+
+    def _mask(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        like, dropout = self.model.output.weight, self.model.config.dropout
         kept = torch.rand(size, generator=generator, device=like.device, dtype=like.dtype) >= dropout
         return kept / (1 - dropout)
 
