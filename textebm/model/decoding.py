@@ -129,7 +129,7 @@ def _steps(
 
 
 def _beam(model: RecurrentGenerator, z: Float[Tensor, "1 latent"], decoding: Decoding) -> list[int]:
-    """The likeliest sentence that a beam search finds (total log-probability, no length reward)."""
+    """The likeliest sentence of at most max_length words that a beam search finds (no length reward)."""
     state = model.initial_state(z)
     words = torch.full((1,), BOS, device=z.device)
     scores = z.new_zeros(1)
@@ -153,4 +153,6 @@ def _beam(model: RecurrentGenerator, z: Float[Tensor, "1 latent"], decoding: Dec
         prefixes = [[*prefixes[int(rows[r])], int(tokens[r])] for r in kept]
         words, scores = tokens[keep], top[keep]
         state = tuple(part[:, rows[keep]] for part in state)
-    return best if best_score > -float("inf") else prefixes[0]
+    logits, _ = model.next_word_logits(words, z.expand(len(words), -1), state)
+    ended = scores + logits.log_softmax(1)[:, EOS - FIRST_OUTPUT]  # the longest prefixes can only end now
+    return prefixes[int(ended.argmax())] if ended.max() > best_score else best

@@ -55,7 +55,8 @@ class LatentEBM(nn.Module):
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(stream(seed, "initialisation").initial_seed())
+            # torch.manual_seed would reset the CUDA generators of the caller too, and nothing would put them back
+            torch.default_generator.manual_seed(stream(seed, "initialisation").initial_seed())
             self.prior = make_prior(config.prior)
             self.generator = RecurrentGenerator(config.generator, config.vocab_size, config.prior.latent_dim)
 

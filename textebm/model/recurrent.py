@@ -160,7 +160,7 @@ class ConditionedText(ConditionedLikelihood):
     def _mask(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
         like, dropout = self.model.output.weight, self.model.config.dropout
         kept = torch.rand(size, generator=generator, device=like.device, dtype=like.dtype) >= dropout
-        return kept / (1 - dropout)
+        return kept.to(like.dtype) / (1 - dropout)
 
     def _embed(self) -> Float[Tensor, "batch time embedding"]:
         embeddings: Tensor = self.model.embedding(self.x.inputs)
