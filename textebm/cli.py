@@ -191,7 +191,7 @@ class _TrainingView:
             say(_describe_data(line["data"], line["device"]))
             if line["annealing_steps"] >= line["last_step"]:
                 say(
-                    f"note: this run ends at step {line['last_step']}, before the posterior chain has its full noise (at "
+                    f"note: this run ends at step {line['last_step']}, before the chain has its full noise (at "
                     f"step {line['annealing_steps']}); --inference.annealing-steps shortens that"
                 )
         elif line["kind"] == "valid":

@@ -38,6 +38,7 @@ def learning_curves(run_dir: Path, output: Path) -> None:
     except ImportError:
         raise UsageError("plots need matplotlib: pip install 'textebm[plot]'") from None
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     lines = read_log(run_dir)
     train = [line for line in lines if line["kind"] == "train"]
@@ -53,7 +54,9 @@ def learning_curves(run_dir: Path, output: Path) -> None:
             ("gaussian_perplexity", "Gaussian samples", "tab:green"),
         ):
             _line(likelihood, valid, key, label, colour, marker="o")
-        likelihood.set(title="perplexity on valid, z from ...", xlabel="step", yscale="log")
+        likelihood.set(title="perplexity on valid, by where z comes from", xlabel="step", yscale="log")
+        likelihood.yaxis.set_major_formatter(ScalarFormatter())
+        likelihood.yaxis.set_minor_formatter(ScalarFormatter())
         for key, label, colour in (
             ("posterior_energy", "posterior", "tab:blue"),
             ("prior_energy", "prior", "tab:orange"),
