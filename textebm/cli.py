@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
+    from textebm.data.registry import Corpus
+    from textebm.lm_eval.scores import Score
     from textebm.model.decoding import Decoding
 
 T = TypeVar("T")
@@ -348,8 +350,108 @@ def rppl(arguments: Sequence[str]) -> int:
     return _measure("rppl", parse(options.Rppl, "rppl", arguments))
 
 
-def _measure(metric: str, chosen: options.PerplexityOptions) -> int:
-    return 1
+def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions) -> int:
+    """FPPL or RPPL, with the real text that the model was trained on unless the options say otherwise."""
+    from textebm import lm_eval
+    from textebm.data.registry import resolve
+
+    if chosen.n is not None and (chosen.n < 1 or chosen.samples is not None):
+        raise UsageError("-n is the number of sentences to draw: it must be at least 1, and does not go with --samples")
+    folder, config = None, None
+    if chosen.samples is None or chosen.data is None:
+        folder, config = _measured_model(chosen)
+    data = chosen.data if config is None else chosen.data or config.data
+    assert data is not None
+    corpus = resolve(data, chosen.data_dir or (None if config is None else config.data_dir))
+    train, test = _real_text(corpus, chosen.vocab_size, folder)
+    if chosen.samples is not None:
+        samples, decoding = Path(chosen.samples), chosen.decoding or "unknown"
+        if not samples.is_file():
+            what = "is a folder, where a text file is wanted" if samples.is_dir() else "does not exist"
+            raise UsageError(f"--samples: {samples} {what}")
+    else:
+        assert folder is not None
+        samples, decoding = _drawn(chosen, folder, len(train) if chosen.n is None else chosen.n), "sample-t1"
+    settings: dict[str, Any] = {
+        "data": corpus.name,
+        "decoding": decoding,
+        "lmplz": chosen.lmplz,
+        "seed": chosen.seed,
+        "headline_n": len(train),
+    }
+    generated = lm_eval.Corpus(samples, samples.name, keep_blank=True)
+    if metric == "fppl":
+        score = lm_eval.fppl(generated, train, reference=test, **settings)
+    else:
+        score = lm_eval.rppl(generated, test, train, **settings)
+    for warning in score.warnings:
+        say(f"warning: {warning}")
+    _write(score.to_json() if chosen.format == "json" else _describe_score(score), chosen.output)
+    return 0
+
+
+def _measured_model(chosen: options.PerplexityOptions) -> tuple[Path, Config]:
+    """The model folder that the options name, and the configuration of its run."""
+    from textebm import checkpoint
+
+    folder, description = checkpoint.find_model(chosen.model)
+    say(f"model: {description}")
+    return folder, checkpoint.read_run(folder)[0]
+
+
+def _real_text(corpus: "Corpus", vocab_size: int | None, folder: Path | None) -> tuple[list[str], list[str]]:
+    """Real train and test; words outside the vocabulary (of `vocab_size`, else of the model, else all) are <unk>."""
+    from textebm.data.text import build_tokenizer, load_tokenizer
+    from textebm.lm_eval.corpus import Vocabulary
+
+    train = list(corpus.sentences("train"))
+    if vocab_size is not None:
+        words = build_tokenizer(train, vocab_size).get_vocab()
+    elif folder is not None:
+        words = load_tokenizer(folder).get_vocab()
+    else:
+        return train, list(corpus.sentences("test"))
+    vocabulary = Vocabulary(words)
+
+    def limited(sentences: Iterable[str]) -> list[str]:
+        return [" ".join(vocabulary.map(sentence.split())[0]) for sentence in sentences]
+
+    return limited(train), limited(corpus.sentences("test"))
+
+
+def _drawn(chosen: options.PerplexityOptions, folder: Path, n: int) -> Path:
+    """The file of n sentences drawn from a model under the headline protocol; drawn once, then kept."""
+    from textebm import generation
+
+    run = folder.parent.parent
+    cache = run / "samples" if (run / "checkpoints").is_dir() else generation.cache_folder()
+    model, tokenizer = generation.load(folder, choose_device(chosen.device))
+    with progress_bar(n, "sentence") as bar:
+        path = generation.cached_samples(folder, model, tokenizer, n, chosen.seed, cache, bar.update)
+    say(f"samples: {path}")
+    return path
+
+
+def _describe_score(score: "Score") -> str:
+    """A score for people."""
+    details, real = score.details, score.details["real_row"]
+    samples, text = details["samples"], details["real"]
+    lines = [
+        f"{score.metric.upper()} {score.score:.2f}  (95 % interval {score.interval[0]:.2f} to {score.interval[1]:.2f})",
+        f"real text under the same judge: {real['perplexity']:.2f}",
+        f"signature: {score.signature}",
+        f"{'':16}{'samples':>12}{'real':>12}",
+    ]
+    for key in ("sentences", "mean_length", "unknown_rate", "duplicate_rate", "empty_rate", "copied_rate"):
+        lines.append(f"{key:16}{_figure(samples[key]):>12}{_figure(text[key]):>12}")
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    """A count, a rate or a mean in few characters."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 # ---- others
@@ -370,6 +472,8 @@ def plot(arguments: Sequence[str]) -> int:
 def env(arguments: Sequence[str]) -> int:
     """`textebm env`."""
     parse(options.Env, "env", arguments)
+    from importlib.util import find_spec
+
     import torch
 
     from textebm import hardware
@@ -380,7 +484,9 @@ def env(arguments: Sequence[str]) -> int:
     threads, gpus = torch.get_num_threads(), torch.cuda.device_count()
     print(f"CPU: {hardware.hardware_class()}, {threads} threads in torch")
     print("GPU: " + (", ".join(torch.cuda.get_device_name(i) for i in range(gpus)) if gpus else "none found"))
-    print(f"n-gram judge: {ngram.implementation()}")
+    kenlm = find_spec("kenlm") is not None
+    print(f"n-gram judge: estimated by {ngram.find_lmplz() or 'the built-in estimator (no lmplz was found)'},")
+    print(f"              queried by {'the kenlm module' if kenlm else 'the built-in reader (no kenlm module)'}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,6 +159,12 @@ def write_samples(
 def format_sample(sample: Sample, as_json: bool) -> str:
     """A sample as a line of text or of JSON."""
     return json.dumps(dataclasses.asdict(sample), ensure_ascii=False) if as_json else sample.text
+
+
+def cache_folder() -> Path:
+    """Where samples of models outside run folders are kept: in TEXTEBM_HOME (by default ~/.cache/textebm)."""
+    home = os.environ.get("TEXTEBM_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "textebm") / "samples"
 
 
 def cached_samples(

@@ -151,10 +151,10 @@ class PerplexityOptions(ModelOptions):
     """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
     vocab_size: int | None = None
     """Largest vocabulary of the real text (default: that of the model; with --samples and --data alone, all words)."""
+    decoding: str | None = None
+    """How the sentences of --samples were decoded, for the signature, such as sample-t1 (the headline protocol's)."""
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
     """Sentences to draw when there is no --samples (default: as many as there are real training sentences)."""
-    order: int = 5
-    """Order of the n-gram judge."""
     lmplz: str | None = None
     """KenLM's lmplz (default: TEXTEBM_LMPLZ, the PATH, the project's own build, else a built-in estimator)."""
     format: Literal["json", "text"] = "json"

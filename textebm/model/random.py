@@ -5,7 +5,8 @@ draws what an uninterrupted one would have drawn, without any generator state be
 stream is used leaves all the others as they were.
 """
 
-import numpy as np
+import hashlib
+
 import torch
 
 STREAMS = ("data", "prior", "posterior", "dropout", "decoding", "initialisation", "evaluation")
@@ -18,9 +19,14 @@ def stream_seed(seed: int, stream: str, *key: int) -> int:
         seed: the run's seed.
         stream: one of `STREAMS`.
         key: what tells this use from the others, such as the training step.
+
+    Raises:
+        ValueError: there is no such stream.
     """
-    sequence = np.random.SeedSequence([seed, STREAMS.index(stream), *key])
-    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    if stream not in STREAMS:
+        raise ValueError(f"no random stream {stream!r}; there are {', '.join(STREAMS)}")
+    name = f"{seed}/{stream}/{'/'.join(map(str, key))}"
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def stream(seed: int, name: str, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
