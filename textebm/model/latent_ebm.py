@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from textebm.config import GeneratorConfig, InferenceConfig, PriorConfig, from_dict
 from textebm.errors import CheckpointError, ConfigError
-from textebm.model import inference, langevin
+from textebm.model import inference
 from textebm.model.decoding import Decoding, decode
 from textebm.model.energy import make_prior
 from textebm.model.random import stream
@@ -183,8 +183,3 @@ def read_model_config(folder: Path) -> ModelConfig:
         return from_dict(described, ModelConfig)
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from None
-
-
-def total_path(observed: list[langevin.Info]) -> Float[Tensor, "steps batch"]:
-    """The potential along a chain, from what `langevin.run` showed its observer: (steps, batch), in nats."""
-    return torch.stack([info.potential for info in observed])
