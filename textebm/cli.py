@@ -6,6 +6,7 @@ Only this file prints: results on standard output, progress and remarks on stand
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -69,7 +70,7 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], default: T | No
     """The options of a command; a wrong one ends the program with exit code 2."""
     settings: dict[str, Any] = {} if default is None else {"default": default}
     chosen: T = tyro.cli(
-        kind, prog=f"textebm {command}", args=list(arguments), config=(tyro.conf.FlagConversionOff,), **settings
+        kind, prog=f"textebm {command}", args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,), **settings
     )
     return chosen
 
@@ -105,10 +106,10 @@ def train(arguments: Sequence[str]) -> int:
     from textebm.data.registry import resolve
 
     run_dir, resume = _run_folder(chosen)
+    if resume:  # the run's own settings; options that say otherwise are then refused, but for --data-dir
+        own = load_config(str(run_dir / "config.json"))
+        chosen = parse(options.Train, "train", arguments, options.Train(settings=own))
     config = chosen.settings
-    if resume:
-        config = load_config(str(run_dir / "config.json"))
-        config = dataclasses.replace(config, data_dir=chosen.settings.data_dir)
     corpus = resolve(config.data, config.data_dir)
     device = choose_device(chosen.device)
     say(f"settings: {run_dir / 'config.json' if resume else origin}; run folder: {run_dir}")
@@ -136,9 +137,10 @@ def _run_folder(chosen: options.Train) -> tuple[Path, bool]:
         return folder, chosen.resume == "auto" and (folder / "checkpoints" / "last.json").exists()
     name = Path(chosen.settings.data).name.split(".")[0]
     if chosen.resume == "auto":
-        found = sorted(Path("runs").glob(f"{name}-*/checkpoints/last.json"), key=lambda p: p.stat().st_mtime)
+        of_this_data = re.compile(re.escape(name) + r"-\d{8}-\d{6}")
+        found = [p for p in Path("runs").glob("*/checkpoints/last.json") if of_this_data.fullmatch(p.parts[-3])]
         if found:
-            return found[-1].parent.parent, True
+            return max(found, key=lambda p: p.stat().st_mtime).parent.parent, True
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}", False
 
 
@@ -259,7 +261,8 @@ def generate(arguments: Sequence[str]) -> int:
     as_json = chosen.format == "jsonl"
     with progress_bar(chosen.n, "sentence") as bar:
         if chosen.output is not None:
-            generation.write_samples(Path(chosen.output), samples, as_json, bar.update)
+            with _writing(chosen.output):
+                generation.write_samples(Path(chosen.output), samples, as_json, bar.update)
             return 0
         for sample in samples:
             print(generation.format_sample(sample, as_json))
@@ -322,14 +325,23 @@ def _write(text: str, output: str | None) -> None:
     if output is None:
         print(text)
         return
-    try:
+    with _writing(output):
         Path(output).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _writing(output: str) -> Iterator[None]:
+    """Say which file it is that cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
 
 
 def _load(chosen: options.ModelOptions) -> tuple[Any, Any, Path]:
     """The model that the options name, its tokeniser, and its folder."""
+    if chosen.seed < 0:
+        raise UsageError(f"--seed is {chosen.seed}: it must be 0 or more")
     from textebm import checkpoint, generation
 
     folder, description = checkpoint.find_model(chosen.model)
@@ -508,13 +520,17 @@ def choose_device(name: str) -> "torch.device":
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]  # torch's own list of backends helps nobody
         raise UsageError(f"--device {name} cannot be used here: {reason}") from None
     return device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 failed, 2 wrong usage or input, 3 diverged, 130 interrupted."""
+    """Run a command.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage or input, 3 diverged, 130 interrupted, 141 nobody reads on.
+    """
     # Spinning OpenMP threads slow recurrent networks down many times over as soon as anything else wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -527,12 +543,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"textebm {__version__}")
         return 0
     try:
-        return _command(words[0])(words[1:])
-    except TextebmError as error:
+        code = _command(words[0])(words[1:])
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read our output (head, less) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (TextebmError, OSError) as error:  # OSError: a full disk, a file that may not be read
         if debug:
             raise
         say(f"textebm: {error}")
-        return error.exit_code
+        return error.exit_code if isinstance(error, TextebmError) else 1
     except KeyboardInterrupt:
         say("interrupted")
         return 130
@@ -543,7 +564,7 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
     if name not in commands:
         import difflib
 
-        near = difflib.get_close_matches(name, commands, n=1)
+        near = [c for c in commands if c.startswith(name)] or difflib.get_close_matches(name, commands, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "textebm --help lists them"
         raise UsageError(f"there is no command {name!r}; {hint}")
     return commands[name]

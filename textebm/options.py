@@ -62,7 +62,9 @@ class Train(DeviceOptions):
       textebm train --data ptb --run-dir runs/ptb --resume auto
     """
 
-    settings: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+    settings: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = dataclasses.field(
+        default_factory=Config
+    )
     """What decides the outcome of the run."""
     config: str | None = None
     """Preset or file (YAML or JSON) that the settings start from (default: the preset named like the corpus)."""
