@@ -302,12 +302,15 @@ def load_config(name_or_path: str) -> Config:
     if name_or_path in preset_names():
         text = (resources.files("textebm.configs") / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name_or_path} cannot be read as a YAML or JSON file: {error}") from None
     else:
         raise ConfigError(f"no preset and no file {name_or_path!r}; presets: {', '.join(preset_names())}")
     try:
         values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise ConfigError(f"{name_or_path} is not valid YAML: {error}") from None
     try:
         return from_dict(values)
