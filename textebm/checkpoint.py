@@ -96,17 +96,19 @@ def save(
 
     folder = run_dir / "checkpoints"
     final = folder / f"step-{progress.step}"
-    temporary = folder / f".step-{progress.step}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    model.save_pretrained(temporary)
-    save_tokenizer(tokenizer, temporary)
-    save_file(_optimiser_state(learner), temporary / OPTIMISER)
-    described = {"config": to_dict(config), "progress": dataclasses.asdict(progress)}
-    write_text(temporary / RUN, json.dumps(described, indent=2) + "\n")
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
+    described = json.dumps({"config": to_dict(config), "progress": dataclasses.asdict(progress)}, indent=2) + "\n"
+    if pointed_at(run_dir, "last") == final:  # this step again: only its progress (end of epoch, best score) is new
+        write_text(final / RUN, described)
+    else:
+        temporary = folder / f".step-{progress.step}.{os.getpid()}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        model.save_pretrained(temporary)
+        save_tokenizer(tokenizer, temporary)
+        save_file(_optimiser_state(learner), temporary / OPTIMISER)
+        write_text(temporary / RUN, described)
+        shutil.rmtree(final, ignore_errors=True)  # left by a crash: nothing points at it
+        temporary.rename(final)
     for name in ("last", "best") if best else ("last",):
         write_text(folder / f"{name}.json", json.dumps({"folder": final.name}) + "\n")
     _prune(folder)
@@ -115,7 +117,7 @@ def save(
 
 def _prune(folder: Path) -> None:
     kept = {p.name for name in ("last", "best") if (p := pointed_at(folder.parent, name)) is not None}
-    for path in folder.glob("step-*"):
+    for path in [*folder.glob("step-*"), *folder.glob(".step-*.tmp")]:  # the latter were left by crashes
         if path.name not in kept:
             shutil.rmtree(path)
 
