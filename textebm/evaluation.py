@@ -121,7 +121,8 @@ def active_units(
         model: the model.
         text: held-out sentences.
         seed: of the chains.
-        sentences: how many sentences, spread evenly over the text.
+        sentences: how many sentences, spread evenly over the text; among fewer than 2 nothing varies, and no unit is
+            active.
         chains: posterior chains a sentence, at least 2.
         batch_size: chains run at once.
 
@@ -134,6 +135,8 @@ def active_units(
         x = text.batch(rows[batch]).to(model.device)
         z = model.infer(x, stream(seed, "evaluation", number, 3, device=model.device))
         samples[torch.from_numpy(batch)] = z.double().cpu()
+    if len(rows) < 2 * chains:
+        return 0, [0.0] * samples.shape[1]
     by_sentence = samples.view(-1, chains, samples.shape[1])
     variance = by_sentence.mean(1).var(0) - by_sentence.var(1).mean(0) / chains
     return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
