@@ -138,22 +138,27 @@ def interpolate(
 def write_samples(
     path: Path, samples: Iterator[Sample], as_json: bool = False, tick: Callable[[], object] | None = None
 ) -> None:
-    """Write one sample a line, through a temporary file, so that `path` is whole or absent.
+    """Write one sample a line, through a temporary file, so that `path` is whole or as it was.
 
     Args:
-        path: where to.
+        path: where to, in a folder that exists; a device or a named pipe is written to directly.
         samples: what to write.
         as_json: JSON lines with the energy, instead of plain text.
         tick: called after each sample (progress).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream_:
-        for sample in samples:
-            stream_.write(format_sample(sample, as_json) + "\n")
-            if tick is not None:
-                tick()
-    temporary.replace(path)
+    direct = path.exists() and not path.is_file()
+    temporary = path if direct else path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream_:
+            for sample in samples:
+                stream_.write(format_sample(sample, as_json) + "\n")
+                if tick is not None:
+                    tick()
+        if not direct:
+            temporary.replace(path)
+    finally:
+        if not direct:
+            temporary.unlink(missing_ok=True)
 
 
 def format_sample(sample: Sample, as_json: bool) -> str:
@@ -191,5 +196,6 @@ def cached_samples(
     key = f"{folder.name}-{weights.st_size:x}-{weights.st_mtime_ns:x}"
     path = cache / f"{key}-n{n}-seed{seed}.txt"
     if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
         write_samples(path, generate(model, tokenizer, n, seed), tick=tick)
     return path
