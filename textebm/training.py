@@ -16,7 +16,7 @@ from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
 from textebm.data.registry import Corpus, Split
 from textebm.data.text import EncodedText, bucketed_batches, build_tokenizer, encode, load_tokenizer
-from textebm.errors import CheckpointError, DataError, DivergenceError
+from textebm.errors import CheckpointError, ConfigError, DataError, DivergenceError, UsageError
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner, StepReport
 
@@ -41,7 +41,13 @@ class Limits:
     checkpoint_every: int | None = None
     """Save every so many steps, besides the end of each epoch."""
     stop: Callable[[], bool] = lambda: False
-    """Asked after every step; true ends the run as a limit does (an interrupt, say)."""
+    """Asked around every step; true ends the run without a last validation (an interrupt, say)."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_epochs", "max_steps", "max_minutes", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}: it must be positive")
 
 
 class Observer(Protocol):
@@ -130,10 +136,10 @@ def train(
     while not run.finished():
         batches = bucketed_batches(lengths, config.batch_size, config.seed, run.progress.epoch)
         for batch in batches[run.progress.batch :]:
-            x = run.splits.train.batch(batch).to(run.device)
-            run.after_step(run.learner.step(x, run.progress.step), int(lengths[batch].sum()) + len(batch))
             if run.finished():
                 break
+            x = run.splits.train.batch(batch).to(run.device)
+            run.after_step(run.learner.step(x, run.progress.step), int(lengths[batch].sum()) + len(batch))
         else:
             run.end_epoch()
     return run.end()
@@ -161,20 +167,22 @@ class _Run:
         if last is not None:
             written, self.progress = checkpoint.read_run(last)
             if dataclasses.replace(written, data_dir=self.config.data_dir) != self.config:
-                raise CheckpointError(f"{self.run_dir} was trained with another configuration than the one given now")
+                changed = _differences(to_dict(written), to_dict(self.config))
+                raise CheckpointError(
+                    f"{self.run_dir} was trained with other settings than those given now, and can only go on with its "
+                    f"own: {', '.join(changed)}"
+                )
         self.splits = load_splits(self.corpus, self.config, load_tokenizer(last) if last is not None else None)
         self.steps_per_epoch = math.ceil(len(self.splits.train) / self.config.batch_size)
         self.model = LatentEBM.from_pretrained(last) if last is not None else self._new_model()
         self.model.to(self.device).train()
         self.learner = Learner(self.model, self.config, self.steps_per_epoch)
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.truncate_log(self.run_dir / "log.jsonl", self.progress.step if last is not None else -1)
         if last is not None:
             checkpoint.restore_optimisers(last, self.learner)
             self.saved = last
             if self.progress.batch == 0:  # saved at the end of an epoch, after its validation
                 self.validated_at = self.progress.step
-        checkpoint.write_text(self.run_dir / "config.json", json.dumps(to_dict(self.config), indent=2) + "\n")
+        self._prepare_folder(-1 if last is None else self.progress.step)
         self.began, self.before = time.monotonic(), self.progress.seconds
         made_by = {"commit": hardware.commit(), "hardware": hardware.hardware_class(self.device)}
         ends = {"last_step": self._last_step(), "annealing_steps": self.config.inference.annealing_steps}
@@ -188,6 +196,15 @@ class _Run:
             **ends,
         )
         self.observer.begin(self._last_step(), self.progress.step)
+
+    def _prepare_folder(self, step: int) -> None:
+        """Make the run folder, write its config.json, and drop what was logged after `step`."""
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            checkpoint.truncate_log(self.run_dir / "log.jsonl", step)
+            checkpoint.write_text(self.run_dir / "config.json", json.dumps(to_dict(self.config), indent=2) + "\n")
+        except OSError as error:
+            raise UsageError(f"the run folder {self.run_dir} cannot be written: {error.strerror}") from None
 
     def _new_model(self) -> LatentEBM:
         config = ModelConfig(
@@ -227,7 +244,7 @@ class _Run:
         self.unread.append(report)
         self.unread_tokens += tokens
         self.observer.step(tokens)
-        if len(self.unread) >= READ_EVERY:
+        if self.progress.step % READ_EVERY == 0:  # so that a resumed run reads at the same steps
             self._read_losses()
         every = self.limits.checkpoint_every
         if every and self.progress.step % every == 0:
@@ -235,15 +252,18 @@ class _Run:
 
     def end_epoch(self) -> None:
         """Validate, and save; the epoch is then done."""
+        if self.limits.stop():  # whoever interrupts does not wait for that: a resumed run begins with it
+            return
         self.progress = dataclasses.replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
         self._validate_and_save()
 
     def end(self) -> Path:
         """Validate and save where the run stopped, unless that is done already."""
-        if self.limits.stop():
-            self._save(best=False)
-        elif self.validated_at != self.progress.step:
-            self._validate_and_save()
+        if self.validated_at != self.progress.step:
+            if self.limits.stop():
+                self._save(best=False)
+            else:
+                self._validate_and_save()
         assert self.saved is not None
         return self.saved
 
@@ -262,6 +282,7 @@ class _Run:
         self._read_losses()
         settings = self.config.evaluation
         measured = evaluation.validate(self.model, self.splits.valid, self.config.seed, settings.sentences)
+        _check(measured.to_dict(), self.progress.step, self.run_dir)
         units: dict[str, Any] = {}
         if settings.active_unit_sentences:
             sentences, chains = settings.active_unit_sentences, settings.active_unit_chains
@@ -297,11 +318,24 @@ class _Run:
         self.observer.record(line)
 
 
+def _differences(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
+    """The settings that are not the same, as `key: before, now`."""
+    found = []
+    for key, old in before.items():
+        if isinstance(old, dict):
+            found += _differences(old, now[key], f"{where}{key}.")
+        elif old != now[key] and key != "data_dir":
+            found.append(f"{where}{key} was {old!r} and is {now[key]!r}")
+    return found
+
+
 def _check(means: dict[str, float], step: int, run_dir: Path) -> None:
-    """Raise a DivergenceError if what the last steps saw is not finite or has run away."""
+    """Raise a DivergenceError if what the last steps, or a validation, saw is not finite or has run away."""
+    saved = checkpoint.pointed_at(run_dir, "last")
+    kept = f"the last good checkpoint is {saved}" if saved is not None else "no checkpoint had been saved yet"
     advice = (
-        f"the last good checkpoint is in {run_dir}. Try a smaller --inference.step-size or --prior.step-size, a "
-        "smaller --optimiser.energy-lr, or some --optimiser.energy-weight-decay"
+        f"{kept}. Try a smaller --inference.step-size or --prior.step-size, a smaller --optimiser.lr or "
+        "--optimiser.energy-lr, or some --optimiser.energy-weight-decay"
     )
     for name, value in means.items():
         if not math.isfinite(value):
