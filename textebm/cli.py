@@ -3,7 +3,6 @@
 Only this file prints: results on standard output, progress and remarks on standard error.
 """
 
-import dataclasses
 import json
 import os
 import re
