@@ -12,6 +12,7 @@ UNPACKED := build/unpacked
 
 # Threads that spin while they wait take the cores from the threads that work.
 export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint types wheel demo clean

@@ -2,6 +2,7 @@
 # A user's first minute: the wheel and its declared dependencies, alone in an empty environment with no checkout around.
 # Usage: scripts/check_wheel.sh WHEEL
 set -euo pipefail
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 python="$(dirname "$0")/../.venv/bin/python"
 constraints="$(realpath "$(dirname "$0")/../constraints.txt")"
 wheel="$(realpath "$1")"
