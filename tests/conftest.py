@@ -1,7 +1,13 @@
 """What every test shares: one thread, no network, shapes checked at the borders of functions, real data, GPU skips."""
 
+import contextlib
+import io
 import os
+import random
+import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -60,3 +66,130 @@ def shared_data() -> Path:
 def generator() -> torch.Generator:
     """A source of random numbers on the CPU that starts the same in every test."""
     return torch.Generator().manual_seed(20260101)
+
+
+# ---- commands, and a run to try them on
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines of standard output."""
+        return self.out.splitlines()
+
+
+def run_command(*words: object, cwd: Path) -> Done:
+    """`textebm WORDS` in this process, which spares the import of torch; an exception that escapes fails the test."""
+    from textebm.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd):
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as left:  # tyro leaves so, at a wrong option and after --help
+            code = left.code if isinstance(left.code, int) else 1
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def process_words(*words: object) -> list[str]:
+    """The command line of `textebm WORDS` as a process of its own, in which warnings are errors as they are here."""
+    quiet = ["-W", "error", "-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning"]
+    return [sys.executable, *quiet, "-m", "textebm", *map(str, words)]
+
+
+def run_process(*words: object, cwd: Path) -> Done:
+    """`textebm WORDS` as a process of its own."""
+    done = subprocess.run(process_words(*words), cwd=cwd, capture_output=True, text=True, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """`textebm ...` in this process, run in the test's folder."""
+
+    def run(*words: object, cwd: Path = tmp_path) -> Done:
+        return run_command(*words, cwd=cwd)
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Command:
+    """`textebm ...` as a process of its own, run in the test's folder."""
+
+    def run(*words: object, cwd: Path = tmp_path) -> Done:
+        return run_process(*words, cwd=cwd)
+
+    return run
+
+
+@pytest.fixture
+def start_process(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start `textebm ...` in the test's folder, with pipes to its output; the test stops it."""
+
+    def start(*words: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            process_words(*words), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, valid and test: short sentences of a small grammar."""
+    folder = tmp_path_factory.mktemp("data") / "corpus"
+    folder.mkdir()
+    pick = random.Random(0).choice
+    articles, adjectives = ["the", "a", "every", "no"], ["old", "small", "red", "quiet", "young", ""]
+    nouns, verbs = ["dog", "king", "river", "child", "ship", "wolf"], ["sees", "finds", "follows", "loves", "fears"]
+    slots = [articles, adjectives, nouns, verbs, articles, adjectives, nouns, ["today", "again", "at night", ""]]
+    for split, count in {"train": 300, "valid": 60, "test": 60}.items():
+        sentences = [" ".join(" ".join(map(pick, slots)).split()) for _ in range(count)]
+        (folder / f"{split}.txt").write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(corpus_folder: Path) -> Path:
+    """A configuration file that trains on that corpus in a second: 3 epochs of 10 steps."""
+    path = corpus_folder.parent / "tiny.yaml"
+    path.write_text(
+        f"""\
+data: {corpus_folder}
+prior: {{latent_dim: 4, width: 16, steps: 5}}
+generator: {{embedding_dim: 8, hidden_dim: 16}}
+inference: {{steps: 4, step_size: 0.3}}
+optimiser: {{lr: 0.02}}
+evaluation: {{sentences: 40, active_unit_sentences: 8, active_unit_chains: 4, samples: 3}}
+batch_size: 30
+epochs: 3
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished run, trained by the real program. Read it, or copy it; never change it."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    done = run_process("train", "--config", tiny_config, "--run-dir", folder, cwd=folder.parent)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_model(trained_run: Path) -> Path:
+    """The model folder of that run's last checkpoint."""
+    return trained_run / "checkpoints" / "step-30"
