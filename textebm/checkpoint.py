@@ -159,7 +159,10 @@ def restore_optimisers(folder: Path, learner: "Learner") -> None:
         described = optimiser.state_dict()
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
-            owner, index, key = name.split(".", 2)
+            owner, _, rest = name.partition(".")
+            index, _, key = rest.partition(".")
+            if not (key and index.isdecimal()):
+                raise CheckpointError(f"{folder / OPTIMISER} holds no optimiser state, but a tensor {name!r}")
             if owner == part:
                 state.setdefault(int(index), {})[key] = tensor
         wanted = len(described["param_groups"][0]["params"])
