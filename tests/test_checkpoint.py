@@ -1,0 +1,364 @@
+"""The run folder: a checkpoint is there whole or not at all, and what is read is what was written."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from textebm import checkpoint
+from textebm.checkpoint import Progress
+from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
+from textebm.data.text import build_tokenizer, encode, load_tokenizer
+from textebm.errors import CheckpointError
+from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.learner import Learner
+
+SENTENCES = ["the dog sees the cat", "a cat sleeps", "the old dog sleeps again"]
+CONFIG = Config(
+    prior=PriorConfig(latent_dim=2, width=4, depth=1, steps=2),
+    generator=GeneratorConfig(embedding_dim=3, hidden_dim=5),
+    inference=InferenceConfig(steps=2, step_size=(0.3, 0.1)),
+    optimiser=OptimiserConfig(lr=0.05),
+)
+
+
+class Run:
+    """A model in training, and the folder that it is saved to."""
+
+    def __init__(self, folder: Path, config: Config = CONFIG) -> None:
+        self.folder, self.config = folder, config
+        self.tokenizer = build_tokenizer(SENTENCES, 100)
+        self.text = encode(SENTENCES, self.tokenizer)
+        described = ModelConfig(self.tokenizer.get_vocab_size(), config.prior, config.generator, config.inference)
+        self.model = LatentEBM(described, seed=1)
+        self.learner = Learner(self.model, config, steps_per_epoch=1)
+        self.number = 0
+
+    def step(self) -> None:
+        self.learner.step(self.text.batch([0, 1, 2]), self.number)
+        self.number += 1
+
+    def save(self, best: bool = False, **progress: object) -> Path:
+        known = Progress(step=self.number, epoch=self.number, **progress)  # type: ignore[arg-type]
+        return checkpoint.save(self.folder, self.model, self.tokenizer, self.learner, self.config, known, best)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: t.clone() for name, t in self.model.state_dict().items()}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "runs" / "one")
+
+
+def saved_steps(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir() if path.is_dir())
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert torch.equal(tensor, b[name]), name
+
+
+class TestRoundTrip:
+    def test_weights_optimisers_settings_progress_and_vocabulary(self, run: Run) -> None:
+        run.step()
+        run.step()
+        folder = run.save(batch=3, seconds=1.5, best_score=2.5, best_step=1)
+        other = Run(run.folder)
+        other.model.load_state_dict(LatentEBM.from_pretrained(folder).state_dict())
+        checkpoint.restore_optimisers(folder, other.learner)
+        assert_same(other.weights(), run.weights())
+        for name, optimiser in run.learner.optimisers().items():
+            known, restored = optimiser.state_dict()["state"], other.learner.optimisers()[name].state_dict()["state"]
+            assert known.keys() == restored.keys()
+            for index in known:
+                assert_same(known[index], restored[index])
+        progress = Progress(step=2, epoch=2, batch=3, seconds=1.5, best_score=2.5, best_step=1)
+        assert checkpoint.read_run(folder) == (CONFIG, progress)
+        assert load_tokenizer(folder).get_vocab() == run.tokenizer.get_vocab()
+
+    def test_training_goes_on_as_if_nothing_had_happened(self, run: Run) -> None:
+        run.step()
+        folder = run.save()
+        other = Run(run.folder)
+        other.model.load_state_dict(LatentEBM.from_pretrained(folder).state_dict())
+        checkpoint.restore_optimisers(folder, other.learner)
+        other.number = 1
+        for going in (run, other):
+            going.step()
+            going.step()
+        assert_same(other.weights(), run.weights())
+
+    def test_a_run_that_has_made_no_step_has_no_optimiser_state(self, run: Run) -> None:
+        checkpoint.restore_optimisers(run.save(), run.learner)
+        assert run.learner.generator_optimiser.state_dict()["state"] == {}
+
+    def test_a_gaussian_prior_has_no_optimiser_of_its_own(self, tmp_path: Path) -> None:
+        config = dataclasses.replace(CONFIG, prior=PriorConfig(kind="gaussian", latent_dim=2))
+        run = Run(tmp_path / "gaussian", config)
+        run.step()
+        names = load_file(run.save() / checkpoint.OPTIMISER)
+        assert {name.split(".")[0] for name in names} == {"generator"}
+
+    def test_nothing_is_pickled(self, run: Run) -> None:
+        run.step()
+        assert {path.suffix for path in run.save().iterdir()} == {".json", ".safetensors"}
+
+
+class TestPruning:
+    def test_only_the_best_and_the_last_are_kept(self, run: Run) -> None:
+        kept = []
+        for best in (False, True, False, False, True, False):
+            run.step()
+            run.save(best)
+            kept.append(saved_steps(run.folder))
+        assert kept == [
+            ["step-1"],
+            ["step-2"],
+            ["step-2", "step-3"],
+            ["step-2", "step-4"],
+            ["step-5"],
+            ["step-5", "step-6"],
+        ]
+        assert checkpoint.pointed_at(run.folder, "best") == run.folder / "checkpoints" / "step-5"
+        assert checkpoint.pointed_at(run.folder, "last") == run.folder / "checkpoints" / "step-6"
+
+    def test_what_crashes_left_is_swept_up(self, run: Run) -> None:
+        leftover = run.folder / "checkpoints" / ".step-9.1234.tmp"
+        leftover.mkdir(parents=True)
+        run.save()
+        assert saved_steps(run.folder) == ["step-0"]
+
+
+class Crash(BaseException):
+    """Stands for the end of the process: nothing in the program catches it."""
+
+
+def crash(*_: object, **__: object) -> None:
+    raise Crash
+
+
+class TestCrash:
+    """A crash at any moment of saving leaves a whole checkpoint in place, from which the run goes on."""
+
+    MOMENTS = ("making the folder", "weights", "optimiser", "run.json", "rename", "last.json", "best.json", "prune")
+
+    def break_at(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_text = checkpoint.write_text
+
+        def write_until(path: Path, text: str) -> None:
+            if path.name == moment:
+                raise Crash
+            write_text(path, text)
+
+        if moment == "making the folder":
+            monkeypatch.setattr(Path, "mkdir", crash)
+        elif moment == "weights":
+            monkeypatch.setattr(LatentEBM, "save_pretrained", crash)
+        elif moment == "optimiser":
+            monkeypatch.setattr(checkpoint, "_optimiser_state", crash)
+        elif moment == "rename":
+            monkeypatch.setattr(Path, "rename", crash)
+        elif moment == "prune":
+            monkeypatch.setattr(checkpoint, "_prune", crash)
+        else:
+            monkeypatch.setattr(checkpoint, "write_text", write_until)
+
+    @pytest.mark.parametrize("moment", MOMENTS)
+    def test_the_checkpoint_before_stays_or_the_new_one_is_whole(
+        self, run: Run, moment: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run.step()
+        before = run.weights()
+        run.save(best=True)
+        run.step()
+        with monkeypatch.context() as patch, pytest.raises(Crash):
+            self.break_at(moment, patch)
+            run.save(best=True)
+        last = checkpoint.pointed_at(run.folder, "last")
+        assert last is not None
+        complete = moment in ("best.json", "prune")  # `last` is moved before
+        assert last.name == ("step-2" if complete else "step-1")
+        assert_same(LatentEBM.from_pretrained(last).state_dict(), run.weights() if complete else before)
+        assert checkpoint.read_run(last)[1].step == (2 if complete else 1)
+        best = checkpoint.pointed_at(run.folder, "best")
+        assert best is not None
+        LatentEBM.from_pretrained(best)
+        assert run.save(best=True).name == "step-2"
+        assert saved_steps(run.folder) == ["step-2"]
+
+    @pytest.mark.parametrize("moment", MOMENTS)
+    def test_saving_the_same_step_again_risks_nothing(
+        self, run: Run, moment: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run.step()
+        run.save()
+        with monkeypatch.context() as patch, contextlib.suppress(Crash):
+            self.break_at(moment, patch)
+            run.save(best=True, best_score=1.0)
+        last = checkpoint.pointed_at(run.folder, "last")
+        assert last is not None
+        assert_same(LatentEBM.from_pretrained(last).state_dict(), run.weights())
+        checkpoint.restore_optimisers(last, run.learner)
+        assert checkpoint.read_run(last)[1].best_score in (None, 1.0)
+
+    def test_saving_the_same_step_again_tells_its_new_progress(self, run: Run) -> None:
+        run.save(batch=4)
+        folder = run.save(best=True, best_score=3.0)
+        assert checkpoint.read_run(folder)[1] == Progress(best_score=3.0)
+        assert checkpoint.pointed_at(run.folder, "best") == folder
+
+    def test_a_file_is_replaced_in_one_move(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "last.json"
+        checkpoint.write_text(path, "old")
+        with monkeypatch.context() as patch, pytest.raises(Crash):
+            patch.setattr(os, "fsync", crash)
+            checkpoint.write_text(path, "new")
+        assert path.read_text() == "old"
+        checkpoint.write_text(path, "new")
+        assert path.read_text() == "new"
+
+
+class TestDamage:
+    @pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", '"step-1"'])
+    def test_json_that_is_none_is_named(self, tmp_path: Path, content: str) -> None:
+        path = tmp_path / "last.json"
+        path.write_text(content)
+        with pytest.raises(CheckpointError, match=r"last\.json"):
+            checkpoint.read_json(path)
+
+    def test_bytes_that_are_no_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "last.json"
+        path.write_bytes(b"\xff\xfe")
+        with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+            checkpoint.read_json(path)
+
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="does not exist"):
+            checkpoint.read_json(tmp_path / "last.json")
+
+    def test_a_pointer_to_nothing(self, run: Run) -> None:
+        shutil.rmtree(run.save())
+        with pytest.raises(CheckpointError, match="points at step-0, which is not there"):
+            checkpoint.pointed_at(run.folder, "last")
+
+    @pytest.mark.parametrize("change", [lambda d: d.pop("progress"), lambda d: d["config"].update(colour="red")])
+    def test_a_run_json_of_another_form(self, run: Run, change) -> None:
+        folder = run.save()
+        described = json.loads((folder / "run.json").read_text())
+        change(described)
+        (folder / "run.json").write_text(json.dumps(described))
+        with pytest.raises(CheckpointError, match=r"run\.json: .*(progress|colour)"):
+            checkpoint.read_run(folder)
+
+    @pytest.mark.parametrize("kept", [0, 7, 100, -1])
+    def test_weights_cut_short(self, run: Run, kept: int) -> None:
+        run.step()
+        folder = run.save()
+        for name in ("model.safetensors", checkpoint.OPTIMISER):
+            content = (folder / name).read_bytes()
+            (folder / name).write_bytes(content[:kept])
+        with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+            LatentEBM.from_pretrained(folder)
+        with pytest.raises(CheckpointError, match=r"optimiser\.safetensors cannot be read"):
+            checkpoint.restore_optimisers(folder, run.learner)
+
+    def test_weights_of_another_model(self, run: Run) -> None:
+        run.step()
+        folder = run.save()
+        weights = load_file(folder / "model.safetensors")
+        weights.popitem()
+        save_file(weights, folder / "model.safetensors")
+        with pytest.raises(CheckpointError, match="does not fit"):
+            LatentEBM.from_pretrained(folder)
+
+    def test_optimiser_states_of_another_model(self, run: Run) -> None:
+        run.step()
+        folder = run.save()
+        states = load_file(folder / checkpoint.OPTIMISER)
+        states.pop("generator.0.step"), states.pop("generator.0.exp_avg"), states.pop("generator.0.exp_avg_sq")
+        save_file(states, folder / checkpoint.OPTIMISER)
+        with pytest.raises(CheckpointError, match="generator states where"):
+            checkpoint.restore_optimisers(folder, run.learner)
+
+    def test_something_else_where_the_optimiser_should_be(self, run: Run) -> None:
+        folder = run.save()
+        shutil.copy(folder / "model.safetensors", folder / checkpoint.OPTIMISER)
+        with pytest.raises(CheckpointError, match="holds no optimiser state"):
+            checkpoint.restore_optimisers(folder, run.learner)
+
+
+class TestLog:
+    def test_what_was_logged_after_a_step_goes(self, tmp_path: Path) -> None:
+        path = tmp_path / "log.jsonl"
+        lines = [{"kind": "start", "step": 0}, {"step": 5}, {"note": "no step"}, {"step": 6}, {"step": 5, "x": "é"}]
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines) + '{"step": 4, "cu')
+        checkpoint.truncate_log(path, 5)
+        kept = [json.loads(line) for line in path.read_text().splitlines()]
+        assert kept == [lines[0], lines[1], lines[2], lines[4]]
+        assert path.read_text().endswith("\n")
+
+    def test_a_log_that_is_not_there_stays_so(self, tmp_path: Path) -> None:
+        checkpoint.truncate_log(tmp_path / "log.jsonl", 5)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestFindModel:
+    @pytest.fixture
+    def runs(self, tmp_path: Path) -> Path:
+        """Two runs; `one` was saved to last, though it began first. Its best is not its last."""
+        for name, time in (("two", 1_000), ("one", 2_000)):
+            run = Run(tmp_path / "runs" / name)
+            run.save(best=True)
+            run.step()
+            run.save()
+            os.utime(run.folder / "checkpoints" / "last.json", (time, time))
+        (tmp_path / "runs" / "zzz-not-a-run").mkdir()
+        return tmp_path / "runs"
+
+    def test_none_means_the_best_of_the_run_saved_to_last(self, runs: Path) -> None:
+        folder, said = checkpoint.find_model(None, runs)
+        assert folder == runs / "one" / "checkpoints" / "step-0"
+        assert said == f"the newest run, {runs / 'one'}"
+        assert checkpoint.newest_run(runs) == runs / "one"
+
+    def test_a_run_folder_means_its_best(self, runs: Path) -> None:
+        assert checkpoint.find_model(str(runs / "two"))[0] == runs / "two" / "checkpoints" / "step-0"
+
+    def test_or_its_last_before_there_is_a_best(self, runs: Path) -> None:
+        (runs / "two" / "checkpoints" / "best.json").unlink()
+        assert checkpoint.find_model(str(runs / "two"))[0] == runs / "two" / "checkpoints" / "step-1"
+
+    def test_a_model_folder_means_itself(self, runs: Path) -> None:
+        folder = runs / "two" / "checkpoints" / "step-1"
+        assert checkpoint.find_model(str(folder)) == (folder, str(folder))
+
+    def test_without_a_run_the_model_that_ships(self, tmp_path: Path) -> None:
+        folder, said = checkpoint.find_model(None, tmp_path / "runs")
+        assert folder == Path(checkpoint.__file__).parent / "pretrained" / "demo"
+        assert "demo model that ships" in said
+        assert str(tmp_path / "runs") in said
+
+    def test_a_file_is_no_model(self, runs: Path) -> None:
+        path = runs / "two" / "checkpoints" / "best.json"
+        with pytest.raises(CheckpointError, match=r"is a file; a run folder or a model folder is wanted"):
+            checkpoint.find_model(str(path))
+
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="no run and no model folder 'nothing'"):
+            checkpoint.find_model("nothing")
+        with pytest.raises(CheckpointError, match="textebm train"):
+            checkpoint.newest_run(tmp_path)
+
+    def test_a_newest_run_that_is_damaged_is_an_error_not_the_demo_model(self, runs: Path) -> None:
+        shutil.rmtree(runs / "one" / "checkpoints" / "step-0")
+        with pytest.raises(CheckpointError, match="points at step-0"):
+            checkpoint.find_model(None, runs)
