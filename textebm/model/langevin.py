@@ -12,13 +12,14 @@ Source: Pang et al., "Learning Latent Space Energy-Based Prior Model", NeurIPS 2
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Potential(Protocol):
     """U and its gradient: the (unnormalised) density that a chain walks on is exp(−U)."""
 
