@@ -76,17 +76,16 @@ class NgramModel:
         with path.open("w", encoding="utf-8", newline="\n") as file:
             counts = "".join(f"ngram {n}={len(grams.keys)}\n" for n, grams in enumerate(self.orders, start=1))
             file.write(f"\\data\\\n{counts}")
-            texts: list[str] = []
+            texts = list(self.words)
             for n, grams in enumerate(self.orders, start=1):
-                texts = self._texts(grams, texts)
+                if n > 1:
+                    texts = self._extend(texts, grams)
                 file.write(f"\n\\{n}-grams:\n")
                 file.writelines(_entries(grams, texts, with_backoff=n < len(self.orders)))
             file.write("\n\\end\\\n")
 
-    def _texts(self, grams: Grams, prefixes: list[str]) -> list[str]:
-        """The n-grams of an order as text; `prefixes` are those one order below."""
-        if not prefixes:
-            return list(self.words)
+    def _extend(self, prefixes: list[str], grams: Grams) -> list[str]:
+        """The n-grams of an order as text, from those one order below."""
         above, last = np.divmod(grams.keys, len(self.words))
         return [f"{prefixes[p]} {self.words[w]}" for p, w in zip(above.tolist(), last.tolist(), strict=True)]
 

@@ -281,7 +281,10 @@ class _KenlmReader:
         try:
             self._model: Any = kenlm.Model(str(arpa), config)
         except (OSError, RuntimeError) as error:
-            raise JudgeError(f"KenLM cannot read the model that was estimated: {error}") from error
+            hint = (
+                "in a very small text a discount can be exactly 0, which KenLM's files cannot hold; give more sentences"
+            )
+            raise JudgeError(f"KenLM cannot read the model that was estimated ({hint}): {error}") from error
         self.name = _kenlm_name()
 
     def sentences(self, sentences: Sequence[Sequence[str]]) -> Sequence[float]:

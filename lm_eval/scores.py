@@ -165,7 +165,7 @@ class _Row:
     text: str
     tokens: int
     perplexity: float
-    interval: tuple[float, float]
+    interval: list[float]
 
 
 class _Texts:
@@ -193,7 +193,7 @@ class _Texts:
         scores = judge.score(corpus)
         perplexity = scores.perplexity
         ends = bootstrap.interval(scores, resamples=self.settings.resamples, seed=self.settings.seed)
-        return _Row(corpus.name, scores.total_tokens, perplexity, ends)
+        return _Row(corpus.name, scores.total_tokens, perplexity, list(ends))
 
     @property
     def headline_n(self) -> int:
@@ -234,7 +234,8 @@ def _score(metric: str, texts: _Texts, judge: NgramJudge, scored: Corpus, real_r
         "headline_sentences": texts.headline_n,
         "warnings": [*departures, *texts.same(), *_too_good(metric, row, real_row)],
     }
-    return Score(metric, row.perplexity, row.interval, _signature(metric, texts, judge), details)
+    low, high = row.interval
+    return Score(metric, row.perplexity, (low, high), _signature(metric, texts, judge), details)
 
 
 def _describe(corpus: Corpus | None, figures: SideFigures | None) -> dict[str, Any] | None:

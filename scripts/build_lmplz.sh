@@ -4,7 +4,7 @@
 #   bash scripts/build_lmplz.sh [--required]
 #
 # It is installed as ${TEXTEBM_HOME:-~/.cache/textebm}/kenlm/bin/lmplz, where textebm finds it; a second run returns at
-# once. Where it cannot be built (no C++ compiler, no network) textebm uses its own estimator, which agrees with lmplz
+# once. Where it cannot be built (no Linux, no C++ compiler, no network) textebm uses its own estimator, which agrees with lmplz
 # to 1e-5: so the script says why and ends well, unless --required is given. PYTHON names the Python whose pip is used.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,7 +31,7 @@ give_up() {
   exit 0
 }
 
-works() { printf 'one two\n' | "$1" -o 2 -S 64M --discount_fallback > /dev/null 2>&1; }
+works() { "$1" -o 2 -S 64M --discount_fallback > /dev/null 2>&1 <<< 'one two'; }
 
 if [[ "$(cat "$target/VERSION" 2> /dev/null)" == "$KENLM" ]] && works "$target/bin/lmplz"; then
   exit 0

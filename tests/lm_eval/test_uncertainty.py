@@ -1,0 +1,70 @@
+"""Perplexity and its bootstrap interval."""
+
+import math
+
+import numpy as np
+import pytest
+
+from textebm.errors import JudgeError
+from textebm.lm_eval import bootstrap
+from textebm.lm_eval.perplexity import SentenceScores, perplexity
+
+
+def make_scores(source: np.random.Generator, sentences: int) -> SentenceScores:
+    """Sentences of 1 to 20 tokens, whose tokens have a mean log-probability of −3 that varies by sentence."""
+    tokens = source.integers(1, 21, size=sentences)
+    rate = 3 + source.normal(size=sentences) * 0.5
+    return SentenceScores(-tokens * rate, tokens)
+
+
+class TestPerplexity:
+    def test_by_hand(self) -> None:
+        """Two tokens of probability 1/2 and one of 1/8: the geometric mean of 2, 2 and 8 is the cube root of 32."""
+        scores = SentenceScores(np.log([1 / 4, 1 / 8]), np.array([2, 1]))
+        assert scores.perplexity == pytest.approx(32 ** (1 / 3))
+        assert scores.total_tokens == 3
+
+    def test_is_of_the_corpus_not_a_mean_over_sentences(self) -> None:
+        scores = SentenceScores(np.log([1 / 2, 1 / 8**9]), np.array([1, 9]))
+        assert scores.perplexity == pytest.approx(math.exp((math.log(2) + 9 * math.log(8)) / 10))
+
+    def test_sums_over_the_last_axis(self) -> None:
+        log_probs, tokens = np.log([[1 / 4, 1 / 8], [1 / 3, 1 / 3]]), np.array([[2, 1], [1, 1]])
+        assert perplexity(log_probs, tokens) == pytest.approx([32 ** (1 / 3), 3])
+
+    def test_probability_zero_is_an_error(self) -> None:
+        with pytest.raises(JudgeError, match="sentence 2"):
+            _ = SentenceScores(np.array([-1.0, -np.inf, -2.0]), np.array([1, 1, 1])).perplexity
+
+
+class TestBootstrap:
+    def test_same_seed_same_interval(self) -> None:
+        scores = make_scores(np.random.default_rng(0), 100)
+        assert bootstrap.interval(scores) == bootstrap.interval(scores) != bootstrap.interval(scores, seed=1)
+
+    def test_does_not_depend_on_how_many_are_drawn_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        scores = make_scores(np.random.default_rng(0), 100)
+        whole = bootstrap.interval(scores)
+        monkeypatch.setattr(bootstrap, "DRAWS_AT_ONCE", 333)
+        assert bootstrap.interval(scores) == whole
+
+    def test_one_sentence_or_equal_ones_leave_no_doubt(self) -> None:
+        for n in (1, 9):
+            scores = SentenceScores(np.full(n, -6.0), np.full(n, 3))
+            assert bootstrap.interval(scores) == pytest.approx((math.e**2, math.e**2))
+
+    def test_narrows_with_the_square_root_of_the_sentences_and_widens_with_the_level(self) -> None:
+        source = np.random.default_rng(0)
+        low, high = bootstrap.interval(make_scores(source, 400))
+        narrow_low, narrow_high = bootstrap.interval(make_scores(source, 6400))
+        assert (high - low) / (narrow_high - narrow_low) == pytest.approx(4, rel=0.2)
+        scores = make_scores(source, 400)
+        wide, tight = (bootstrap.interval(scores, level=level) for level in (0.99, 0.5))
+        assert wide[0] < tight[0] < scores.perplexity < tight[1] < wide[1]
+
+    def test_covers_the_truth_as_often_as_it_says(self) -> None:
+        """True perplexity e³; 95 % of 400 intervals, so 380 ± 4.4 (one standard deviation)."""
+        source = np.random.default_rng(1)
+        ends = [bootstrap.interval(make_scores(source, 120), resamples=400, seed=n) for n in range(400)]
+        covered = sum(low <= math.exp(3) <= high for low, high in ends)
+        assert 360 <= covered <= 395
