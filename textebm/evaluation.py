@@ -32,7 +32,7 @@ class Validation:
     prior_nll: float
     """Mean −log p(x|z), z from the prior chain, unrelated to x."""
     gaussian_nll: float
-    """Mean −log p(x|z), z from the reference Gaussian, unrelated to x."""
+    """Mean −log p(x|z), z from the reference Gaussian: the points where the prior chains start."""
     posterior_energy: float
     """Mean −f(z) of posterior samples, in nats."""
     prior_energy: float
@@ -45,6 +45,8 @@ class Validation:
     """Mean ‖z‖ of prior samples."""
     posterior_displacement: float
     """Mean distance that a posterior chain ends from its start."""
+    prior_displacement: float
+    """Mean distance that a prior chain ends from its start."""
 
     @property
     def reconstruction_perplexity(self) -> float:
@@ -81,7 +83,7 @@ def validate(model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0,
         batch_size: sentences scored at once.
     """
     rows = _spread(len(text), sentences)
-    totals = torch.zeros(9, dtype=torch.float64)
+    totals = torch.zeros(10, dtype=torch.float64)
     tokens = 0
     for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
         x = text.batch(rows[batch]).to(model.device)
@@ -98,13 +100,14 @@ def _validate_batch(model: LatentEBM, x: TextBatch, seed: int, number: int) -> F
     conditioned = model.condition(x)
     noise = stream(seed, "evaluation", number, 0, device=model.device)
     posterior, start = inference.short_run_posterior(model.prior, lambda: conditioned, n, model.config.inference, noise)
-    prior = model.sample_prior(n, stream(seed, "evaluation", number, 1, device=model.device))
-    gaussian = model.prior.sample_reference(n, stream(seed, "evaluation", number, 2, device=model.device))
+    moves = stream(seed, "evaluation", number, 1, device=model.device)
+    gaussian = model.prior.sample_reference(n, moves)
+    prior = model.prior.move(gaussian, moves)
     latents = (posterior, prior, gaussian)
     with torch.no_grad():
         figures = [-conditioned.log_prob(z) for z in latents]
         figures += [model.energy(z) for z in latents]
-        figures += [posterior.norm(dim=1), prior.norm(dim=1), (posterior - start).norm(dim=1)]
+        figures += [z.norm(dim=1) for z in (posterior, prior, posterior - start, prior - gaussian)]
     return torch.stack([f.double().sum() for f in figures])
 
 

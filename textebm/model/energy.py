@@ -59,7 +59,12 @@ class GaussianPrior(nn.Module):
             generator: source of the starting points and of the chain's noise.
             steps: length of the chain (default: K0 as in training).
         """
-        start = self.sample_reference(n, generator)
+        return self.move(self.sample_reference(n, generator), generator, steps)
+
+    def move(
+        self, start: Float[Tensor, "batch latent"], generator: torch.Generator, steps: int | None = None
+    ) -> Float[Tensor, "batch latent"]:
+        """Where the short-run chain leads from given points; under a Gaussian prior it has no steps."""
         return langevin.run(start, self.potential, self.chain(steps), generator)
 
 
