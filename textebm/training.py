@@ -262,6 +262,8 @@ class _Run:
         if self.validated_at != self.progress.step:
             if self.limits.stop():
                 self._save(best=False)
+            elif self.progress.batch == self.steps_per_epoch:  # resumed after an interrupt at the very last step
+                self.end_epoch()
             else:
                 self._validate_and_save()
         assert self.saved is not None
