@@ -1,0 +1,83 @@
+"""Pictures of a run."""
+
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from textebm import plots
+from textebm.errors import CheckpointError, UsageError
+
+matplotlib = pytest.importorskip("matplotlib", reason="plots need matplotlib")
+
+
+class TestLearningCurves:
+    def test_png(self, trained_run: Path, tmp_path: Path) -> None:
+        from matplotlib.image import imread
+
+        plots.learning_curves(trained_run, tmp_path / "curves.png")
+        pixels = imread(tmp_path / "curves.png")
+        height, width, _ = pixels.shape
+        assert (width, height) == (1650, 540)
+        for third in range(3):  # each panel has lines of several colours
+            panel = pixels[:, third * 550 : (third + 1) * 550, :3].reshape(-1, 3)
+            colourful = panel[panel.max(1) - panel.min(1) > 0.3]
+            assert len({tuple((colour * 4).round()) for colour in colourful}) >= 2
+
+    def test_svg_has_the_three_panels(self, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+        plots.learning_curves(trained_run, tmp_path / "curves.svg")
+        texts = [element.text for element in ET.parse(tmp_path / "curves.svg").iter() if element.tag.endswith("text")]
+        said = " ".join(filter(None, texts))
+        for words in ("perplexity on valid", "energy", "chains", "prior samples", "posterior", "step"):
+            assert words in said
+
+    def test_neither_the_backend_nor_the_style_of_the_caller_changes(self, trained_run: Path, tmp_path: Path) -> None:
+        before = dict(matplotlib.rcParams)
+        plots.learning_curves(trained_run, tmp_path / "curves.png")
+        assert dict(matplotlib.rcParams) == before
+
+    def test_a_kind_of_file_that_nobody_knows(self, trained_run: Path, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"curves\.foo cannot be written"):
+            plots.learning_curves(trained_run, tmp_path / "curves.foo")
+
+    def test_a_folder_that_is_not_there(self, trained_run: Path, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="cannot be written"):
+            plots.learning_curves(trained_run, tmp_path / "nowhere" / "curves.png")
+
+    def test_a_run_before_its_first_validation(self, trained_run: Path, tmp_path: Path) -> None:
+        first = (trained_run / "log.jsonl").read_text(encoding="utf-8").splitlines()[0]
+        (tmp_path / "log.jsonl").write_text(first + "\n")
+        with pytest.raises(CheckpointError, match="nothing to draw"):
+            plots.learning_curves(tmp_path, tmp_path / "curves.png")
+
+
+class TestLog:
+    def test_a_folder_that_is_no_run(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="is no run folder"):
+            plots.read_log(tmp_path)
+
+    def test_a_damaged_line(self, tmp_path: Path) -> None:
+        (tmp_path / "log.jsonl").write_text('{"kind": "start"}\n{"kind": "tr')
+        with pytest.raises(CheckpointError, match=r"log\.jsonl is damaged"):
+            plots.read_log(tmp_path)
+
+
+class TestCommand:
+    def test_draws_into_the_run_folder_by_default(self, trained_run: Path, command, tmp_path: Path) -> None:
+        shutil.copytree(trained_run, tmp_path / "runs" / "mine")
+        done = command("plot")
+        assert done.code == 0, done.err
+        assert done.lines == ["runs/mine/curves.png"]
+        assert (tmp_path / "runs" / "mine" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_draws_exactly_the_file_named(self, trained_run: Path, command, tmp_path: Path) -> None:
+        done = command("plot", trained_run, "--output", "mine.svg")
+        assert done.code == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["mine.svg"]
+
+    def test_without_a_run(self, command) -> None:
+        done = command("plot")
+        assert done.code == 1
+        assert "textebm train" in done.err
