@@ -130,7 +130,7 @@ class TestGenerate:
             (("-n", -3), "-n is -3"),
             (("-n", "many"), "many"),
             (("--prior-steps", -1), "--prior-steps is -1"),
-            (("--seed", -1), "--seed is -1"),
+            (("--seed", -1), "seed is -1"),
             (("--temperature", 0), "temperature is 0"),
             (("--temperature", -1), "temperature is -1"),
             (("--top-k", -1), "top_k is -1"),

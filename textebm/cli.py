@@ -339,8 +339,6 @@ def _writing(output: str) -> Iterator[None]:
 
 def _load(chosen: options.ModelOptions) -> tuple[Any, Any, Path]:
     """The model that the options name, its tokeniser, and its folder."""
-    if chosen.seed < 0:
-        raise UsageError(f"--seed is {chosen.seed}: it must be 0 or more")
     from textebm import checkpoint, generation
 
     folder, description = checkpoint.find_model(chosen.model)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from textebm.config import Config
+from textebm.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,10 @@ class ModelOptions(DeviceOptions):
     """Run folder or model folder (default: the newest run, else the demo model that ships)."""
     seed: int = 0
     """The same seed gives the same result on one machine."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}: it must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
