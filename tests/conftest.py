@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 # Before torch is imported, since it reads them once. Processes run side by side, so each takes one thread.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -70,6 +71,8 @@ def generator() -> torch.Generator:
 
 # ---- commands, and a run to try them on
 
+CPU_ONLY = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
 
 @dataclass(frozen=True)
 class Done:
@@ -86,11 +89,18 @@ class Done:
 
 
 def run_command(*words: object, cwd: Path) -> Done:
-    """`textebm WORDS` in this process, which spares the import of torch; an exception that escapes fails the test."""
+    """`textebm WORDS` in this process, which spares the import of torch; an exception that escapes fails the test.
+
+    It runs as on a machine without a GPU, so that figures do not depend on the machine; tests/gpu has the others.
+    """
     from textebm.cli import main
 
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd):
+    with contextlib.ExitStack() as around:
+        around.enter_context(contextlib.redirect_stdout(out))
+        around.enter_context(contextlib.redirect_stderr(err))
+        around.enter_context(contextlib.chdir(cwd))
+        around.enter_context(mock.patch("torch.cuda.is_available", return_value=False))
         try:
             code = main([str(word) for word in words])
         except SystemExit as left:  # tyro leaves so, at a wrong option and after --help
@@ -106,7 +116,7 @@ def process_words(*words: object) -> list[str]:
 
 def run_process(*words: object, cwd: Path) -> Done:
     """`textebm WORDS` as a process of its own."""
-    done = subprocess.run(process_words(*words), cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(process_words(*words), cwd=cwd, env=CPU_ONLY, capture_output=True, text=True, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -138,9 +148,8 @@ def start_process(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start `textebm ...` in the test's folder, with pipes to its output; the test stops it."""
 
     def start(*words: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            process_words(*words), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(process_words(*words), cwd=tmp_path, env=CPU_ONLY, **pipes)
 
     return start
 
