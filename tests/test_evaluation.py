@@ -147,7 +147,7 @@ class TestActiveUnits:
     SENTENCES, CHAINS = 400, 10
 
     def count(self, between: list[float], within: list[float], **options: Any) -> tuple[int, list[float]]:
-        sentences = [f"w{i} w{i // 7} w{i % 11}" for i in range(self.SENTENCES)]
+        sentences = [" ".join([f"w{i}"] * (1 + 7 * i % 5)) for i in range(self.SENTENCES)]  # of mixed lengths
         text = encode(sentences, build_tokenizer(sentences, 10_000))
         config = ModelConfig(vocab_size=10, prior=PriorConfig(latent_dim=len(between), width=2))
         model = LatentEBM(config)

@@ -49,13 +49,15 @@ class TestGenerate:
         assert first.out == again.out
         assert first.out != other.out
 
-    def test_more_than_one_batch(self, loaded) -> None:
-        """Batches have streams of their own: the second is not the first again, and the first stays as it is."""
+    def test_more_than_one_batch(self, loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Batches have streams of their own: no two are the same, and one does not depend on those after it."""
+        monkeypatch.setattr(generation, "BATCH", 8)
         model, tokenizer = loaded
-        samples = list(generation.generate(model, tokenizer, generation.BATCH + 5, seed=1))
-        assert len(samples) == generation.BATCH + 5
-        assert samples[: generation.BATCH] == list(generation.generate(model, tokenizer, generation.BATCH, seed=1))
-        assert [s.energy for s in samples[-5:]] != [s.energy for s in samples[:5]]
+        samples = list(generation.generate(model, tokenizer, 21, seed=1))
+        assert len(samples) == 21
+        assert samples[:8] == list(generation.generate(model, tokenizer, 8, seed=1))
+        assert not {sample.energy for sample in samples[:8]} & {sample.energy for sample in samples[8:16]}
+        assert [sample.text for sample in samples[:8]] != [sample.text for sample in samples[8:16]]
 
     def test_jsonl_has_text_and_energy(self, trained_run: Path, loaded, command) -> None:
         as_text = command("generate", "-n", 5, "--model", trained_run, "--seed", 2)

@@ -281,6 +281,17 @@ class TestResume:
         kinds = [line["kind"] for line in log_of(tmp_path / "halting", "start", "resume")]
         assert kinds == ["start", "resume"]
 
+    def test_losses_are_read_at_the_same_steps_in_epochs_that_last(self, tiny_config: Path, tmp_path: Path) -> None:
+        """With 60 steps an epoch, losses are read at steps 20 and 40, also after an interrupt at step 7."""
+        config = dataclasses.replace(load_config(str(tiny_config)), batch_size=5)
+        corpus, stop = resolve(config.data), StopAt(7)
+        training.train(config, corpus, tmp_path / "halting", training.Limits(stop=stop), observer=stop)
+        training.train(config, corpus, tmp_path / "halting", training.Limits(max_steps=41), resume=True)
+        training.train(config, corpus, tmp_path / "straight", training.Limits(max_steps=41))
+        assert [line["step"] for line in log_of(tmp_path / "straight", "train")] == [20, 40, 41]
+        assert [line["step"] for line in log_of(tmp_path / "halting", "train")] == [7, 20, 40, 41]
+        assert comparable(tmp_path / "halting")[2:] == comparable(tmp_path / "straight")[1:]
+
     def test_a_crash_loses_only_what_came_after_the_last_checkpoint(
         self, trained_run: Path, tiny_config: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
