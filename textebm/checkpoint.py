@@ -21,7 +21,7 @@ import torch
 
 from textebm.config import Config, from_dict, to_dict
 from textebm.errors import CheckpointError, ConfigError
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_ebm import LatentEBM, save_tensors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -90,8 +90,6 @@ def save(
     Returns:
         The checkpoint's folder.
     """
-    from safetensors.torch import save_file
-
     from textebm.data.text import save_tokenizer
 
     folder = run_dir / "checkpoints"
@@ -105,7 +103,7 @@ def save(
         temporary.mkdir(parents=True)
         model.save_pretrained(temporary)
         save_tokenizer(tokenizer, temporary)
-        save_file(_optimiser_state(learner), temporary / OPTIMISER)
+        save_tensors(_optimiser_state(learner), temporary / OPTIMISER)
         write_text(temporary / RUN, described)
         shutil.rmtree(final, ignore_errors=True)  # left by a crash: nothing points at it
         temporary.rename(final)

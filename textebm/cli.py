@@ -275,11 +275,13 @@ def reconstruct(arguments: Sequence[str]) -> int:
     from textebm import generation
     from textebm.lm_eval.corpus import read_sentences
 
-    sentences = list(read_sentences(Path(chosen.file)))
+    lines = list(read_sentences(Path(chosen.file), keep_blank=True))
+    sentences = [line for line in lines if line]
     model, tokenizer, _ = _load(chosen)
     written = generation.reconstruct(model, tokenizer, sentences, chosen.seed, _decoding(chosen, model.config.longest))
     if chosen.format == "text":
-        _write("\n".join(written), chosen.output)
+        again = iter(written)
+        _write("\n".join(next(again) if line else "" for line in lines), chosen.output)  # line by line beside the file
         return 0
     pairs = [{"text": a, "reconstruction": b} for a, b in zip(sentences, written, strict=True)]
     _write(json.dumps({**_bleu(written, sentences), "sentences": pairs}, ensure_ascii=False, indent=2), chosen.output)

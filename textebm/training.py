@@ -316,8 +316,13 @@ class _Run:
             **values,
         }
         with (self.run_dir / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line, ensure_ascii=False) + "\n")
+            log.write(json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n")
         self.observer.record(line)
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    """The line with figures that are not finite as text: JSON has no number for them."""
+    return {key: str(v) if isinstance(v, float) and not math.isfinite(v) else v for key, v in line.items()}
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:

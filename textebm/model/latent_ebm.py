@@ -128,12 +128,10 @@ class LatentEBM(nn.Module):
             folder: where to write.
             dtype: what floating-point weights are stored as (default: as they are).
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: t.detach().to("cpu", dtype or t.dtype).contiguous() for name, t in self.state_dict().items()}
-        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(weights, folder / WEIGHTS)
         described = {"model_type": "textebm", "format": FORMAT, **dataclasses.asdict(self.config)}
         (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
@@ -159,6 +157,16 @@ class LatentEBM(nn.Module):
         except RuntimeError as error:
             raise CheckpointError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from None
         return model.to(device)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that is as readable for others as any new file (the library makes it private)."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
