@@ -18,7 +18,12 @@ from textebm.model.learner import Learner
 from textebm.model.random import stream
 from textebm.model.recurrent import BOS, EOS, TextBatch
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    # torch calls its debug mode a prototype, and the switches of TF32 old, whenever they are used
+    pytest.mark.filterwarnings("ignore:.*ynchronization debug mode"),
+    pytest.mark.filterwarnings("ignore:.*TF32"),
+]
 
 CELLS = ["lstm", "gru"]
 KINDS = ["ebm", "gaussian"]
