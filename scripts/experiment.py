@@ -10,6 +10,7 @@ figures on the whole of valid, 20 samples, and FPPL and RPPL with their signatur
 import argparse
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ def measure(run_dir: Path, chosen: argparse.Namespace) -> dict[str, Any]:
         "hardware": begun.get("hardware"),
         "versions": hardware.versions(),
         "steps": progress.step,
-        "epochs": progress.epoch,
+        "epochs": progress.epoch + progress.batch / math.ceil(len(splits.train) / config.batch_size),
         "minutes": round(progress.seconds / 60, 1),
         "learning_curve": curve[-LEARNING_CURVE_LINES:],
         "valid": {**valid.to_dict(), "active_units": active, "active_unit_variances": variances},
