@@ -38,7 +38,8 @@ def main(run: Path) -> int:
     print("\nPerplexity by language models of text (lower is better):")
     for metric in ("fppl", "rppl"):
         score = result[metric]
-        print(f"  {metric.upper():6}{score['score']:8.1f}   {score['signature']}")
+        real = score["details"]["real_row"]["perplexity"]
+        print(f"  {metric.upper():6}{score['score']:8.1f}   (real text: {real:.1f})   {score['signature']}")
     print("\nGenerated sentences:")
     for sample in result["samples"][:SENTENCES]:
         print(f"  | {sample['text']}")
