@@ -25,3 +25,6 @@ seconds = time.perf_counter() - start
 print(f"textebm --help in an empty environment: {seconds:.2f} s")
 assert seconds < 1, "help must come within a second"
 PYTHON
+
+echo "three sentences of the model that ships:"
+venv/bin/textebm generate -n 3 --device cpu
