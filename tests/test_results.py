@@ -1,0 +1,74 @@
+"""Every committed result says how it was obtained, and the README quotes no figure that is not in one."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from textebm.config import load_config
+from textebm.lm_eval import Signature
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = sorted((ROOT / "results").glob("*.json"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_there_are_results() -> None:
+    assert any(path.name.startswith("ptb-") for path in RESULTS)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_result_says_how_it_was_obtained(path: Path) -> None:
+    result = read(path)
+    assert result["name"] == path.stem
+    words = result["command"].split()
+    assert words[:2] == ["textebm", "train"]
+    load_config(words[words.index("--config") + 1])
+    assert re.fullmatch("[0-9a-f]{40}", result["commit"]), "measured on a commit, without changes on top"
+    assert re.fullmatch(r"(cpu\d+-|nvidia-)[a-z0-9-]+", result["hardware"])
+    assert isinstance(result["seed"], int)
+    assert len(result["samples"]) == 20
+    assert [line["step"] for line in result["learning_curve"]] == sorted(
+        {line["step"] for line in result["learning_curve"]}
+    )
+
+
+@pytest.mark.parametrize("metric", ["fppl", "rppl"])
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_score_has_its_signature_its_interval_and_real_text_beside(path: Path, metric: str) -> None:
+    score = read(path)[metric]
+    signature = Signature.parse(score["signature"])
+    assert signature["metric"] == metric
+    low, high = score["interval"]
+    assert low < score["score"] < high
+    details = score["details"]
+    assert details["headline"] and signature["n"] == str(details["headline_sentences"])
+    assert details["real_row"]["perplexity"] < score["score"]
+
+
+def test_the_readme_quotes_the_results() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    ptb, demo, gaussian = (read(ROOT / "results" / f"{name}.json") for name in ("ptb-small", "demo", "demo-gaussian"))
+    for metric in ("fppl", "rppl"):
+        score, real = ptb[metric], ptb[metric]["details"]["real_row"]["perplexity"]
+        low, high = score["interval"]
+        row = f"| {metric.upper()} | {score['score']:.1f} | {low:.1f} to {high:.1f} | {real:.1f} |"
+        assert row in readme
+        assert score["signature"] in readme
+    for z, name in (("Gaussian", "gaussian"), ("EBM prior's chain", "prior"), ("(reconstruction)", "reconstruction")):
+        figures = f"| {ptb['valid'][f'{name}_perplexity']:.1f} | {ptb['valid'][f'{name}_nll']:.1f} |"
+        assert any(z in line and figures in line for line in readme.splitlines()), figures
+    for result in (demo, gaussian):
+        low, high = result["fppl"]["interval"]
+        text = " ".join(readme.split())
+        assert f"{result['fppl']['score']:.1f} ({low:.1f} to {high:.1f})" in text
+        assert f"{result['rppl']['score']:.1f}" in text
+    sentences = {sample["text"] for sample in ptb["samples"]}
+    quoted = re.findall(r"\*([^*]+)\*", " ".join(readme.split()).split("of its sentences:")[1].split("The preset")[0])
+    assert len(quoted) == 3
+    assert set(quoted) <= sentences
