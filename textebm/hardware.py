@@ -30,6 +30,7 @@ def versions() -> dict[str, str | None]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
+    found["torch"] = str(torch.__version__)  # its build (+cpu, +cu130) too, which the package's metadata may leave out
     return found
 
 
