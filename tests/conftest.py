@@ -22,6 +22,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 
@@ -37,6 +38,10 @@ def check_shapes(package: str) -> None:
 
 if find_spec("beartype") is not None:  # absent in a slim environment: then the tests run without these checks
     check_shapes("textebm.model")
+
+# A busy machine makes a step slow, not wrong.
+settings.register_profile("textebm", deadline=None)
+settings.load_profile("textebm")
 
 ROOT = Path(__file__).resolve().parents[1]
 
