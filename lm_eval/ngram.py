@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textebm.errors import JudgeError, UsageError
+from textebm.home import home
 from textebm.lm_eval.arpa import BOS, EOS, SPECIALS, UNK, IntArray, NgramModel
 from textebm.lm_eval.corpus import UNKNOWN, Vocabulary
 from textebm.lm_eval.kneser_ney import FALLBACK_DISCOUNTS, estimate
@@ -38,7 +39,6 @@ BUILT_IN = "built-in"
 """Asks for the built-in estimator, or the built-in reader, where a program or a module could be named."""
 
 LMPLZ_VARIABLE = "TEXTEBM_LMPLZ"
-HOME_VARIABLE = "TEXTEBM_HOME"
 
 ORDERS = range(2, 7)
 """What KenLM's module takes as it is commonly built."""
@@ -78,8 +78,7 @@ def find_lmplz(option: str | None = None) -> Path | None:
 
 def own_lmplz() -> Path:
     """Where `scripts/build_lmplz.sh` installs lmplz: under TEXTEBM_HOME, which is ~/.cache/textebm by default."""
-    home = os.environ.get(HOME_VARIABLE)
-    return (Path(home) if home else Path.home() / ".cache" / "textebm") / "kenlm" / "bin" / "lmplz"
+    return home() / "kenlm" / "bin" / "lmplz"
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from textebm import checkpoint, evaluation, generation, hardware, plots, training
+from textebm.cli import choose_device
 from textebm.data.registry import resolve
 
 SAMPLES = 20
@@ -62,9 +61,7 @@ def measure(run_dir: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """Everything that is reported of a run's best checkpoint."""
     folder, _ = checkpoint.find_model(str(run_dir))
     config, progress = checkpoint.read_run(folder)
-    device = torch.device("cuda:0" if torch.cuda.is_available() and chosen.device == "auto" else "cpu")
-    if chosen.device != "auto":
-        device = torch.device(chosen.device)
+    device = choose_device(chosen.device)
     model, tokenizer = generation.load(folder, device)
     splits = training.load_splits(resolve(config.data, chosen.data_dir or config.data_dir), config, tokenizer)
     valid = evaluation.validate(model, splits.valid, config.seed)

@@ -21,7 +21,7 @@ import torch
 
 from textebm.config import Config, from_dict, to_dict
 from textebm.errors import CheckpointError, ConfigError
-from textebm.model.latent_ebm import LatentEBM, save_tensors
+from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -146,13 +146,7 @@ def restore_optimisers(folder: Path, learner: "Learner") -> None:
     Raises:
         CheckpointError: the state is missing, broken, or of another model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(folder / OPTIMISER)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / OPTIMISER} cannot be read as safetensors: {error}") from None
+    tensors = load_tensors(folder / OPTIMISER)
     for part, optimiser in learner.optimisers().items():
         described = optimiser.state_dict()
         state: dict[int, dict[str, torch.Tensor]] = {}

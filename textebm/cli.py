@@ -23,11 +23,13 @@ from textebm.errors import CheckpointError, TextebmError, UsageError
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
     from tqdm import tqdm
 
     from textebm.data.registry import Corpus
     from textebm.lm_eval.scores import Score
     from textebm.model.decoding import Decoding
+    from textebm.model.latent_ebm import LatentEBM
 
 T = TypeVar("T")
 
@@ -253,7 +255,7 @@ def generate(arguments: Sequence[str]) -> int:
         raise UsageError(f"--prior-steps is {chosen.prior_steps}: it must be 0 or more")
     from textebm import generation
 
-    model, tokenizer, _ = _load(chosen)
+    model, tokenizer = _load(chosen)
     samples = generation.generate(
         model, tokenizer, chosen.n, chosen.seed, _decoding(chosen, model.config.longest), chosen.prior_steps
     )
@@ -277,7 +279,7 @@ def reconstruct(arguments: Sequence[str]) -> int:
 
     lines = list(read_sentences(Path(chosen.file), keep_blank=True))
     sentences = [line for line in lines if line]
-    model, tokenizer, _ = _load(chosen)
+    model, tokenizer = _load(chosen)
     written = generation.reconstruct(model, tokenizer, sentences, chosen.seed, _decoding(chosen, model.config.longest))
     if chosen.format == "text":
         again = iter(written)
@@ -306,7 +308,7 @@ def interpolate(arguments: Sequence[str]) -> int:
         raise UsageError(f"--points is {chosen.points}: it must be at least 2, the two ends")
     from textebm import generation
 
-    model, tokenizer, _ = _load(chosen)
+    model, tokenizer = _load(chosen)
     decoding = _decoding(chosen, model.config.longest)
     line = generation.interpolate(model, tokenizer, chosen.first, chosen.last, chosen.points, chosen.seed, decoding)
     for sample in line:
@@ -339,13 +341,21 @@ def _writing(output: str) -> Iterator[None]:
         raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
 
 
-def _load(chosen: options.ModelOptions) -> tuple[Any, Any, Path]:
-    """The model that the options name, its tokeniser, and its folder."""
-    from textebm import checkpoint, generation
+def _find(chosen: options.ModelOptions) -> Path:
+    """The model folder that the options name; says which it is."""
+    from textebm import checkpoint
 
     folder, description = checkpoint.find_model(chosen.model)
     say(f"model: {description}")
-    return *generation.load(folder, choose_device(chosen.device)), folder
+    return folder
+
+
+def _load(chosen: options.ModelOptions) -> tuple["LatentEBM", "Tokenizer"]:
+    """The model that the options name, and its tokeniser."""
+    from textebm import generation
+
+    folder = _find(chosen)
+    return generation.load(folder, choose_device(chosen.device))
 
 
 # ---- perplexity
@@ -365,24 +375,28 @@ def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions)
     """FPPL or RPPL, with the real text that the model was trained on unless the options say otherwise."""
     from textebm import lm_eval
     from textebm.data.registry import resolve
+    from textebm.lm_eval.protocols import HEADLINE_DECODING, UNKNOWN_DECODING
 
     if chosen.n is not None and (chosen.n < 1 or chosen.samples is not None):
         raise UsageError("-n is the number of sentences to draw: it must be at least 1, and does not go with --samples")
     folder, config = None, None
     if chosen.samples is None or chosen.data is None:
-        folder, config = _measured_model(chosen)
+        from textebm import checkpoint
+
+        folder = _find(chosen)
+        config = checkpoint.read_run(folder)[0]
     data = chosen.data if config is None else chosen.data or config.data
     assert data is not None
     corpus = resolve(data, chosen.data_dir or (None if config is None else config.data_dir))
     train, test = _real_text(corpus, chosen.vocab_size, folder)
     if chosen.samples is not None:
-        samples, decoding = Path(chosen.samples), chosen.decoding or "unknown"
+        samples, decoding = Path(chosen.samples), chosen.decoding or UNKNOWN_DECODING
         if not samples.is_file():
             what = "is a folder, where a text file is wanted" if samples.is_dir() else "does not exist"
             raise UsageError(f"--samples: {samples} {what}")
     else:
         assert folder is not None
-        samples, decoding = _drawn(chosen, folder, len(train) if chosen.n is None else chosen.n), "sample-t1"
+        samples, decoding = _drawn(chosen, folder, len(train) if chosen.n is None else chosen.n), HEADLINE_DECODING
     settings: dict[str, Any] = {
         "data": corpus.name,
         "decoding": decoding,
@@ -399,15 +413,6 @@ def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions)
         say(f"warning: {warning}")
     _write(score.to_json() if chosen.format == "json" else _describe_score(score), chosen.output)
     return 0
-
-
-def _measured_model(chosen: options.PerplexityOptions) -> tuple[Path, Config]:
-    """The model folder that the options name, and the configuration of its run."""
-    from textebm import checkpoint
-
-    folder, description = checkpoint.find_model(chosen.model)
-    say(f"model: {description}")
-    return folder, checkpoint.read_run(folder)[0]
 
 
 def _real_text(corpus: "Corpus", vocab_size: int | None, folder: Path | None) -> tuple[list[str], list[str]]:

@@ -12,6 +12,7 @@ import torch
 from textebm.data.text import decode as to_text
 from textebm.data.text import encode, load_tokenizer
 from textebm.errors import DataError
+from textebm.home import home
 from textebm.model.decoding import Decoding, decode
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream
@@ -168,8 +169,7 @@ def format_sample(sample: Sample, as_json: bool) -> str:
 
 def cache_folder() -> Path:
     """Where samples of models outside run folders are kept: in TEXTEBM_HOME (by default ~/.cache/textebm)."""
-    home = os.environ.get("TEXTEBM_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "textebm") / "samples"
+    return home() / "samples"
 
 
 def cached_samples(

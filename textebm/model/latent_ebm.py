@@ -142,15 +142,9 @@ class LatentEBM(nn.Module):
         Raises:
             CheckpointError: a file is missing, broken, or of another format.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = Path(folder)
         config = read_model_config(folder)
-        try:
-            weights = load_file(folder / WEIGHTS)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{folder / WEIGHTS} cannot be read as safetensors: {error}") from None
+        weights = load_tensors(folder / WEIGHTS)
         model = cls(config)
         try:
             model.load_state_dict({name: t.float() for name, t in weights.items()})
@@ -167,6 +161,21 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     mode = path.stat().st_mode
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(mode)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing or broken.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from None
 
 
 def read_model_config(folder: Path) -> ModelConfig:
