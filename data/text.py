@@ -1,105 +1,35 @@
-"""Text as numbers: the vocabulary, encoded sentences, and batches of similar lengths."""
+"""Text as numbers: encoded sentences, in memory or mapped from a file, and batches of similar lengths in any order.
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+Nothing here grows with the corpus but what `encode` is asked to hold in memory: orders of sentences are computed, not
+stored, and a mapped text is read where a batch needs it.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from textebm.data.registry import Sentences
-from textebm.errors import CheckpointError, ConfigError, DataError
-from textebm.model.recurrent import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, TextBatch
+from textebm.data.vocabulary import SENTENCES_AT_ONCE, chunks, is_word_level, split_words
+from textebm.errors import ConfigError, DataError
+from textebm.model.recurrent import BOS, EOS, PAD, UNK, TextBatch
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+IntArray = npt.NDArray[np.integer]
+Overlong = Literal["drop", "cut"]
+UnknownWords = Literal["replace", "drop", "refuse"]
+Progress = Callable[[int], object]
+"""Called with the number of sentences that have just been worked on."""
+
 POOL_BATCHES = 50  # batches that are sorted by length together: enough for little padding, few enough to stay random
-ENCODED_AT_ONCE = 10_000
-TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
-
-
-def build_tokenizer(sentences: Iterable[str], vocab_size: int) -> "Tokenizer":
-    """A word-level tokenizer: words are what stands between blanks.
-
-    Args:
-        sentences: the training split.
-        vocab_size: largest number of entries, the four special tokens included.
-
-    Returns:
-        A tokenizer whose ids are <pad> 0, <bos> 1, <eos> 2, <unk> 3, then the words by falling count, equal counts in
-        alphabetical order.
-
-    Raises:
-        ConfigError: `vocab_size` leaves no room for a word.
-        DataError: there is no word but special tokens.
-    """
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-
-    if vocab_size <= len(SPECIAL_TOKENS):
-        raise ConfigError(f"vocab_size is {vocab_size}: it must be at least 5, four special tokens and one word")
-    counts = Counter(word for sentence in sentences for word in sentence.split())
-    for token in SPECIAL_TOKENS:
-        counts.pop(token, None)
-    if not counts:
-        raise DataError("the training split has no word to make a vocabulary of: it is empty or holds blank lines only")
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))[: vocab_size - len(SPECIAL_TOKENS)]
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *ranked))}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[UNK]))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    return tokenizer
-
-
-def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer.from_pretrained` reads."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    names = ("pad_token", "bos_token", "eos_token", "unk_token")
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
-        "clean_up_tokenization_spaces": False,
-    }
-    tokenizer.save(str(folder / TOKENIZER_FILE))
-    (folder / TOKENIZER_CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def load_tokenizer(folder: str | Path) -> "Tokenizer":
-    """The tokenizer that `save_tokenizer` wrote.
-
-    Raises:
-        CheckpointError: the file is missing, broken, or has other special tokens than ours.
-    """
-    from tokenizers import Tokenizer
-
-    path = Path(folder) / TOKENIZER_FILE
-    if not path.is_file():
-        raise CheckpointError(f"there is no {path}: is {str(folder)!r} a folder that textebm saved a model in?")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"{path} is broken: {error}") from None
-    if [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] != [PAD, BOS, EOS, UNK]:
-        raise CheckpointError(f"{path} is not ours: its first four tokens must be {', '.join(SPECIAL_TOKENS)}")
-    return tokenizer
-
-
-def decode(tokenizer: "Tokenizer", ids: Iterable[int]) -> str:
-    """The sentence that ids stand for, words joined by blanks: up to the first <eos>, without <pad> and <bos>."""
-    words = []
-    for index in map(int, ids):
-        if index == EOS:
-            break
-        if index not in (PAD, BOS):
-            words.append(index)
-    return tokenizer.decode(words, skip_special_tokens=False)
+SENTENCES_A_PIECE = 1 << 16
 
 
 @dataclass
@@ -112,25 +42,38 @@ class EncodingReport:
     """Sentences left out because they are longer than the longest allowed."""
     cut: int = 0
     """Sentences cut to the longest allowed; they are among `sentences`."""
+    dropped_unknown: int = 0
+    """Sentences left out because they hold a word outside the vocabulary."""
     blank_lines: int = 0
     """Lines without a word, left out."""
     words: int = 0
     """Words of the sentences kept, end of sentence not counted."""
+    tokens: int = 0
+    """Their tokens, end of sentence not counted; in a vocabulary of words as many as words."""
     unknown_words: int = 0
-    """Those of them that are <unk>: outside the vocabulary, or <unk> in the text."""
+    """Words that are <unk>: outside the vocabulary, or <unk> in the text."""
     special_words: int = 0
-    """Those of them that are written <pad>, <bos> or <eos> in the text; they become <unk>."""
+    """Words that are written <pad>, <bos> or <eos> in the text; they become <unk>."""
+    longest: int = 0
+    """Tokens of the longest sentence kept, end of sentence not counted."""
 
     @property
     def unknown_rate(self) -> float:
         """Share of the words that are <unk>."""
         return self.unknown_words / self.words if self.words else 0.0
 
+    def add(self, other: "EncodingReport") -> None:
+        """Take in what became of a further part of the split."""
+        for key in (f.name for f in fields(self)):
+            ours, theirs = getattr(self, key), getattr(other, key)
+            setattr(self, key, max(ours, theirs) if key == "longest" else ours + theirs)
+
     def __str__(self) -> str:
         parts = [f"{self.sentences:,} sentences", f"{self.words:,} words", f"{self.unknown_rate:.2%} unknown"]
         counted = {
             "dropped as too long": self.dropped,
             "cut": self.cut,
+            "dropped for an unknown word": self.dropped_unknown,
             "blank lines left out": self.blank_lines,
             "words written as special tokens": self.special_words,
         }
@@ -138,144 +81,390 @@ class EncodingReport:
 
 
 @dataclass(frozen=True)
-class EncodedText:
-    """Encoded sentences, one after the other in one array, so that they can be mapped from a file.
+class Piece:
+    """Encoded sentences, one after the other.
 
-    ids: (words,) int32, without <bos> and <eos>. offsets: (sentences + 1,) int64; sentence i is
-    ids[offsets[i]:offsets[i + 1]].
+    ids: (tokens,) int32, without <bos> and <eos>. offsets: (sentences + 1,) int64; sentence i is
+    ids[offsets[i]:offsets[i + 1]]. words: (sentences,) int32, words of each sentence.
     """
 
     ids: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
-    report: EncodingReport
+    words: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.words)
+
+
+class Lengths(Protocol):
+    """Lengths of sentences by their number: an array, or what looks them up where they are."""
+
+    def __len__(self) -> int:
+        """Number of sentences."""
+        ...
+
+    def __getitem__(self, rows: npt.NDArray[np.int64], /) -> IntArray:
+        """(rows,) lengths of these sentences."""
+        ...
+
+
+class EncodedText:
+    """An encoded split, in pieces of 65,536 sentences (the last one shorter), so that it can be mapped from a file.
+
+    Args:
+        pieces: in order.
+        report: what became of the split.
+    """
+
+    def __init__(self, pieces: Sequence[Piece], report: EncodingReport) -> None:
+        self.pieces, self.report = tuple(pieces), report
+
+    def __len__(self) -> int:
+        return self.report.sentences
+
+    def sentence(self, row: int) -> npt.NDArray[np.int32]:
+        """(tokens,) the ids of one sentence."""
+        piece, index = self.pieces[row // SENTENCES_A_PIECE], row % SENTENCES_A_PIECE
+        return piece.ids[piece.offsets[index] : piece.offsets[index + 1]]
 
     @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """(sentences,) words of each sentence, end of sentence not counted."""
-        return np.diff(self.offsets)
+    def lengths(self) -> "PieceLengths":
+        """Tokens of each sentence by number, end of sentence not counted."""
+        return PieceLengths(self.pieces)
 
-    def batch(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> TextBatch:
+    def words(self, rows: IntArray) -> npt.NDArray[np.int32]:
+        """(rows,) words of these sentences, end of sentence not counted."""
+        return _by_piece(np.asarray(rows, dtype=np.int64), lambda n, index: self.pieces[n].words[index]).astype(np.int32)
+
+    def batch(self, indices: Sequence[int] | IntArray) -> TextBatch:
         """The sentences with these indices as one padded batch, in the order given."""
         import torch
 
-        rows = np.asarray(indices, dtype=np.int64)
-        starts, ends = self.offsets[rows], self.offsets[rows + 1]
-        lengths = ends - starts
+        sentences = [self.sentence(int(row)) for row in indices]
+        lengths = np.array([len(sentence) for sentence in sentences], dtype=np.int64)
         width = int(lengths.max(initial=0))
-        is_word = np.arange(width) < lengths[:, None]  # (batch, width)
-        flat = np.concatenate([self.ids[s:e] for s, e in zip(starts, ends, strict=True)]) if len(rows) else self.ids[:0]
-        inputs = np.full((len(rows), width + 1), PAD, dtype=np.int64)
+        is_token = np.arange(width) < lengths[:, None]  # (batch, width)
+        flat = np.concatenate(sentences) if sentences else np.zeros(0, dtype=np.int32)
+        inputs = np.full((len(sentences), width + 1), PAD, dtype=np.int64)
         targets = inputs.copy()
         inputs[:, 0] = BOS
-        inputs[:, 1:][is_word] = flat
-        targets[:, :-1][is_word] = flat
-        targets[np.arange(len(rows)), lengths] = EOS
+        inputs[:, 1:][is_token] = flat
+        targets[:, :-1][is_token] = flat
+        targets[np.arange(len(sentences)), lengths] = EOS
         return TextBatch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(lengths + 1))
+
+
+class PieceLengths:
+    """The lengths of a text's sentences, looked up in its pieces."""
+
+    def __init__(self, pieces: tuple[Piece, ...]) -> None:
+        self.pieces = pieces
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        def of(number: int, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            offsets = self.pieces[number].offsets
+            return offsets[index + 1] - offsets[index]
+
+        return _by_piece(rows, of)
+
+
+def _by_piece(
+    rows: npt.NDArray[np.int64], look_up: Callable[[int, npt.NDArray[np.int64]], IntArray]
+) -> npt.NDArray[np.int64]:
+    """What `look_up(piece, rows within it)` says of each row."""
+    result = np.empty(len(rows), dtype=np.int64)
+    numbers, indices = np.divmod(rows, SENTENCES_A_PIECE)
+    for number in np.unique(numbers):
+        here = numbers == number
+        result[here] = look_up(int(number), indices[here])
+    return result
+
+
+# ---- encoding
+
+
+@dataclass(frozen=True)
+class EncodingOptions:
+    """What is done with sentences that do not fit.
+
+    Args:
+        max_length: longest sentence in words, end of sentence not counted; None: no limit.
+        overlong: whether longer sentences are dropped or cut to `max_length`.
+        unknown_words: whether a word outside the vocabulary becomes <unk>, its sentence is dropped, or the text refused.
+    """
+
+    max_length: int | None = None
+    overlong: Overlong = "drop"
+    unknown_words: UnknownWords = "replace"
+
+
+@dataclass
+class Chunk:
+    """Some encoded sentences, as (tokens,) ids with (sentences,) lengths in tokens and in words."""
+
+    ids: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int64]
+    words: npt.NDArray[np.int64]
+    report: EncodingReport = field(default_factory=EncodingReport)
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> "Chunk":
+        """The sentences where `kept` is true."""
+        return Chunk(self.ids[np.repeat(kept, self.lengths)], self.lengths[kept], self.words[kept], self.report)
 
 
 def encode(
     sentences: Iterable[str],
     tokenizer: "Tokenizer",
     max_length: int | None = None,
-    overlong: Literal["drop", "cut"] = "drop",
+    overlong: Overlong = "drop",
+    unknown_words: UnknownWords = "replace",
 ) -> EncodedText:
-    """Sentences as ids, with a report of what was dropped, cut and unknown.
+    """Sentences as ids, in memory, with a report of what was dropped, cut and unknown.
 
     Args:
         sentences: words between blanks; blank sentences are left out and counted.
         tokenizer: of `build_tokenizer`.
-        max_length: longest sentence in words, end of sentence not counted; None: no limit.
-        overlong: whether longer sentences are dropped or cut to `max_length`.
+        max_length, overlong, unknown_words: see `EncodingOptions`.
 
     Raises:
-        DataError: no sentence is left; the message says why.
+        DataError: no sentence is left (the message says why), or there is an unknown word where none is allowed.
+        ConfigError: unknown words are asked for where there are none, in a vocabulary of bytes.
     """
-    from tokenizers import Tokenizer
-
+    options = EncodingOptions(max_length, overlong, unknown_words)
     report = EncodingReport()
-    pieces: list[npt.NDArray[np.int32]] = []
-    lengths: list[int] = []
-    # The text's own <pad>, <bos>, <eos> must be words like others here, and the caller's tokenizer must not change.
-    plain = Tokenizer.from_str(tokenizer.to_str())
-    plain.encode_special_tokens = True
-    for chunk in _chunks(sentences, ENCODED_AT_ONCE):
-        if kept := list(_encode_chunk(chunk, plain, max_length, overlong, report)):
-            pieces.append(np.concatenate(kept))
-            lengths += map(len, kept)
+    pieces = list(pieces_of(encode_chunks(sentences, tokenizer, options), report))
+    require_sentences(report, sentences, options)
+    return EncodedText(pieces, report)
+
+
+def require_sentences(report: EncodingReport, sentences: Iterable[str], options: EncodingOptions) -> None:
+    """Complete the report by what the reader has left out, and check that something is left."""
     if isinstance(sentences, Sentences):
         report.blank_lines += sentences.blank_lines
-    if not lengths:
-        raise DataError(
-            f"no sentence is left: {report.blank_lines} blank lines, and {report.dropped} sentences longer than "
-            f"max_length = {max_length} words dropped. Give more text, raise max_length, or cut instead of dropping."
-        )
-    report.sentences = len(lengths)
-    return EncodedText(np.concatenate(pieces), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), report)
+    if report.sentences:
+        return
+    unknown = f", and {report.dropped_unknown} for an unknown word" if report.dropped_unknown else ""
+    raise DataError(
+        f"no sentence is left: {report.blank_lines} blank lines, and {report.dropped} sentences longer than "
+        f"max_length = {options.max_length} words dropped{unknown}. Give more text, raise max_length, or cut instead of "
+        "dropping."
+    )
 
 
-def _encode_chunk(
-    chunk: list[str],
-    tokenizer: "Tokenizer",
-    max_length: int | None,
-    overlong: Literal["drop", "cut"],
-    report: EncodingReport,
-) -> Iterator[npt.NDArray[np.int32]]:
-    """Ids of each sentence of a chunk that is kept; `report` is brought up to date."""
-    for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
-        ids = np.array(encoding.ids, dtype=np.int32)
-        if not len(ids):
-            report.blank_lines += 1
-            continue
-        if max_length is not None and len(ids) > max_length:
-            if overlong == "drop":
-                report.dropped += 1
-                continue
-            report.cut += 1
-            ids = ids[:max_length]
-        special = ids < UNK
-        ids[special] = UNK
-        report.words += len(ids)
-        report.unknown_words += int((ids == UNK).sum())
-        report.special_words += int(special.sum())
-        yield ids
+def encode_chunks(sentences: Iterable[str], tokenizer: "Tokenizer", options: EncodingOptions) -> Iterator[Chunk]:
+    """Encoded chunks of a text in its order, worked on by all cores, in bounded memory."""
+    encoder = _Encoder(tokenizer, options)
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    waiting: deque[Future[Chunk]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for chunk in chunks(sentences, SENTENCES_AT_ONCE):
+            waiting.append(pool.submit(encoder, chunk))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def _chunks(sentences: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(sentences)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+class _Encoder:
+    """Encodes lists of sentences; the heavy parts run outside the interpreter's lock."""
+
+    def __init__(self, tokenizer: "Tokenizer", options: EncodingOptions) -> None:
+        import pyarrow as pa
+        from tokenizers import Tokenizer
+
+        self.options = options
+        self.words = is_word_level(tokenizer)
+        if not self.words and options.unknown_words != "replace":
+            raise ConfigError(f"unknown_words is {options.unknown_words}, and with tokenizer = bpe no word is unknown")
+        self.normaliser = tokenizer.normalizer
+        # The text's own <pad>, <bos>, <eos> must be words like others here, and the caller's tokenizer must not change.
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.encode_special_tokens = True
+        if self.words:
+            known = tokenizer.get_vocab(with_added_tokens=True)
+            self.known = pa.array(sorted(known, key=known.__getitem__), pa.large_string())
+
+    def __call__(self, sentences: list[str]) -> Chunk:
+        """Encode sentences; the report tells what became of them."""
+        kept = [sentence for sentence in sentences if sentence and not sentence.isspace()]
+        chunk = self._by_words(kept) if self.words else self._by_pairs(kept)
+        report = chunk.report
+        report.blank_lines += len(sentences) - len(kept)
+        report.sentences, report.words, report.tokens = len(chunk.lengths), int(chunk.words.sum()), len(chunk.ids)
+        report.longest = int(chunk.lengths.max(initial=0))
+        return chunk
+
+    def _by_words(self, sentences: list[str]) -> Chunk:
+        import pyarrow.compute as pc
+
+        if self.normaliser is not None:
+            sentences = [self.normaliser.normalize_str(sentence) for sentence in sentences]
+        words, offsets = split_words(sentences)
+        found = pc.index_in(words, value_set=self.known)
+        lengths = np.diff(offsets)
+        outside = found.is_null().to_numpy(zero_copy_only=False)
+        ids = found.fill_null(UNK).to_numpy(zero_copy_only=False).astype(np.int32)
+        if self.options.unknown_words == "refuse" and outside.any():
+            first = int(np.argmax(outside))
+            sentence = sentences[int(np.searchsorted(offsets, first, side="right")) - 1]
+            raise DataError(
+                f"the word {words[first].as_py()!r} is not in the vocabulary (in: {shorten(sentence)}), and unknown_words = "
+                "refuse. Raise vocab_size, lower min_count, or choose replace or drop."
+            )
+        chunk = Chunk(ids, lengths, lengths)
+        if (limit := self.options.max_length) is not None:
+            outside = outside[self._within(lengths, limit)]
+            chunk = self._fit(chunk, limit)
+        if self.options.unknown_words == "drop" and len(chunk.lengths):
+            begins = np.concatenate([[0], np.cumsum(chunk.lengths)[:-1]])
+            known = ~np.logical_or.reduceat(outside, begins)
+            chunk.report.dropped_unknown += int((~known).sum())
+            chunk = chunk.only(known)
+        special = chunk.ids < UNK
+        chunk.ids[special] = UNK
+        chunk.report.special_words += int(special.sum())
+        chunk.report.unknown_words += int((chunk.ids == UNK).sum())
+        return chunk
+
+    def _within(self, lengths: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.bool_]:
+        """(tokens,) which tokens stay under the limit on a sentence's length."""
+        if self.options.overlong == "drop":
+            return np.repeat(lengths <= limit, lengths)
+        ends = np.cumsum(lengths)
+        return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths) < limit
+
+    def _fit(self, chunk: Chunk, limit: int) -> Chunk:
+        """The sentences within the limit on their length: others are dropped or cut, and counted."""
+        too_long = chunk.lengths > limit
+        if self.options.overlong == "drop":
+            chunk.report.dropped += int(too_long.sum())
+            return chunk.only(~too_long)
+        chunk.report.cut += int(too_long.sum())
+        lengths = np.minimum(chunk.lengths, limit)
+        return Chunk(chunk.ids[self._within(chunk.lengths, limit)], lengths, lengths, chunk.report)
+
+    def _by_pairs(self, sentences: list[str]) -> Chunk:
+        report = EncodingReport()
+        words = [sentence.split() for sentence in sentences]
+        if (limit := self.options.max_length) is not None:
+            too_long = sum(len(sentence) > limit for sentence in words)
+            if self.options.overlong == "drop":
+                report.dropped += too_long
+                words = [sentence for sentence in words if len(sentence) <= limit]
+            else:
+                report.cut += too_long
+                words = [sentence[:limit] for sentence in words]
+        encodings = self.tokenizer.encode_batch_fast([" ".join(s) for s in words], add_special_tokens=False)
+        ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        report.unknown_words = sum(sentence.count("<unk>") for sentence in words)
+        flat = np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32)
+        lengths = np.array([len(i) for i in ids], dtype=np.int64)
+        return Chunk(flat, lengths, np.array([len(sentence) for sentence in words], dtype=np.int64), report)
 
 
-def bucketed_batches(
-    lengths: npt.NDArray[np.integer], batch_size: int, seed: int, epoch: int
-) -> list[npt.NDArray[np.int64]]:
-    """Indices of the sentences in shuffled batches of similar length: every sentence once, little padding.
+def pieces_of(encoded: Iterable[Chunk], report: EncodingReport) -> Iterator[Piece]:
+    """The chunks put together in pieces of 65,536 sentences; `report` takes in those of the chunks."""
+    rest: list[Chunk] = []
+    for chunk in encoded:
+        report.add(chunk.report)
+        rest.append(chunk)
+        while sum(len(c.lengths) for c in rest) >= SENTENCES_A_PIECE:
+            whole = _joined(rest)
+            first = np.arange(len(whole.lengths)) < SENTENCES_A_PIECE
+            yield _piece(whole.only(first))
+            rest = [whole.only(~first)]
+    if any(len(c.lengths) for c in rest):
+        yield _piece(_joined(rest))
 
-    A pure function of its arguments, so that a resumed run sees the batches it would have seen. All sentences are
-    shuffled and cut in pools of 50 batches; each pool is sorted by length and cut in batches; the batches are shuffled.
-    The last batch cut is smaller where the sentences do not come out even.
+
+def _joined(parts: list[Chunk]) -> Chunk:
+    return Chunk(*(np.concatenate([getattr(c, key) for c in parts]) for key in ("ids", "lengths", "words")))
+
+
+def _piece(chunk: Chunk) -> Piece:
+    offsets = np.concatenate([[0], np.cumsum(chunk.lengths)]).astype(np.int64)
+    return Piece(chunk.ids, offsets, chunk.words.astype(np.int32))
+
+
+def shorten(text: str, longest: int = 80) -> str:
+    """A text for a message: its beginning, where it is long."""
+    return text if len(text) <= longest else text[:longest] + " ..."
+
+
+# ---- orders and batches
+
+
+def permuted(rows: IntArray, size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Where a random order of `size` things, a pure function of seed and epoch, has what stands at `rows`.
+
+    The order is computed, not stored: a Feistel network (a balanced one, on the bits of a row number, with hashed
+    halves) permutes a power of four that is at least `size`, and what falls outside walks on until it falls inside
+    (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
 
     Args:
-        lengths: (sentences,) words of each sentence.
-        batch_size: sentences in a batch.
+        rows: numbers under `size`, of any shape.
+        size: how many things are ordered.
         seed: of the run's data order.
         epoch: each epoch has another order.
     """
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
-    pool = POOL_BATCHES * batch_size
-    batches = []
-    for start in range(0, len(order), pool):
-        members = order[start : start + pool]
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    low = np.uint64((1 << int(half)) - 1)
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(FEISTEL_ROUNDS, np.uint64)
+
+    def network(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        left, right = values >> half, values & low
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & low)
+        return (left << half) | right
+
+    found = network(np.asarray(rows, dtype=np.uint64))
+    while (outside := found >= size).any():
+        found[outside] = network(found[outside])
+    return found.astype(np.int64)
+
+
+FEISTEL_ROUNDS = 8  # four are enough in theory; small halves need more
+
+
+def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A hash of 64-bit numbers in which every bit depends on every bit: SplitMix64's (Steele et al., OOPSLA 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def bucketed_batches(
+    lengths: Lengths, batch_size: int, seed: int, epoch: int, first: int = 0
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Indices of the sentences in shuffled batches of similar length: every sentence once, little padding.
+
+    A pure function of its arguments, so that a resumed run sees the batches it would have seen, in memory that does not
+    grow with the text. All sentences are shuffled and cut in pools of 50 batches; each pool is sorted by length and cut
+    in batches, which are shuffled. The last batch cut is smaller where the sentences do not come out even.
+
+    Args:
+        lengths: of each sentence.
+        batch_size: sentences in a batch.
+        seed: of the run's data order.
+        epoch: each epoch has another order.
+        first: number of the batch to begin with.
+    """
+    size = POOL_BATCHES * batch_size
+    skipped = first % POOL_BATCHES
+    for pool in range(first // POOL_BATCHES, -(-len(lengths) // size)):
+        members = permuted(np.arange(pool * size, min((pool + 1) * size, len(lengths))), len(lengths), seed, epoch)
         # A stable sort leaves equal lengths in the shuffled order.
-        batches += _cut(members[np.argsort(lengths[members], kind="stable")], batch_size)
-    return [batches[index] for index in random.permutation(len(batches))]
+        batches = _cut(members[np.argsort(lengths[members], kind="stable")], batch_size)
+        order = np.random.default_rng([seed, epoch, pool]).permutation(len(batches))
+        for index in order[skipped:]:
+            yield batches[index]
+        skipped = 0
 
 
-def sequential_batches(lengths: npt.NDArray[np.integer], batch_size: int) -> list[npt.NDArray[np.int64]]:
+def sequential_batches(lengths: IntArray, batch_size: int) -> list[npt.NDArray[np.int64]]:
     """Indices of the sentences in batches from the shortest sentence to the longest, for evaluation."""
     return _cut(np.argsort(lengths, kind="stable"), batch_size)
 

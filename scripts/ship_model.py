@@ -15,7 +15,7 @@ import torch
 from textebm import checkpoint, evaluation, generation, training
 from textebm.config import to_dict
 from textebm.data.registry import resolve
-from textebm.data.text import save_tokenizer
+from textebm.data.vocabulary import save_tokenizer
 
 CARD = """# The demo model
 

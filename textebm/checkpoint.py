@@ -26,9 +26,12 @@ from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from textebm.data.registry import Split
     from textebm.model.learner import Learner
 
 RUN, OPTIMISER = "run.json", "optimiser.safetensors"
+FORMAT = 2
+"""Of run.json. 1: no format is named, and sentences came in another order; such a run cannot be gone on with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,17 +87,25 @@ def save(
     config: Config,
     progress: Progress,
     best: bool,
+    contents: dict[Split, str],
 ) -> Path:
     """Write a checkpoint and point `last` (and `best`, if it is the best) at it; older ones that nothing points at go.
+
+    Args:
+        run_dir: the run folder.
+        model, tokenizer, learner, config, progress: what is saved.
+        best: whether it did best on valid so far.
+        contents: digest of the text of each split (see `Corpus.digest`), by which a resumed run knows its text.
 
     Returns:
         The checkpoint's folder.
     """
-    from textebm.data.text import save_tokenizer
+    from textebm.data.vocabulary import save_tokenizer
 
     folder = run_dir / "checkpoints"
     final = folder / f"step-{progress.step}"
-    described = json.dumps({"config": to_dict(config), "progress": dataclasses.asdict(progress)}, indent=2) + "\n"
+    state = {"config": to_dict(config), "progress": dataclasses.asdict(progress), "contents": contents}
+    described = json.dumps({"format": FORMAT, **state}, indent=2) + "\n"
     if pointed_at(run_dir, "last") == final:  # this step again: only its progress (end of epoch, best score) is new
         write_text(final / RUN, described)
     else:
@@ -167,13 +178,43 @@ def read_run(folder: Path) -> tuple[Config, Progress]:
     """The run configuration and progress that a checkpoint was written with.
 
     Raises:
-        CheckpointError: run.json is missing, broken, or of another version.
+        CheckpointError: run.json is missing, broken, or of a later version.
     """
     described = read_json(folder / RUN)
+    _check_format(folder, described)
     try:
         return from_dict(described["config"]), from_dict(described["progress"], Progress)
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{folder / RUN}: {error}") from None
+
+
+def read_contents(folder: Path) -> dict[str, str]:
+    """The digest of the text of each split that a run was trained on.
+
+    Raises:
+        CheckpointError: run.json is missing or broken, or of an earlier version, with which training cannot go on.
+    """
+    described = read_json(folder / RUN)
+    if _check_format(folder, described) < FORMAT:
+        raise CheckpointError(
+            f"{folder} was written by an earlier version of textebm, in which sentences came in another order: its model "
+            "can be sampled and measured, but training cannot go on from it. Train anew: textebm train --config "
+            f"{folder.parent.parent / 'config.json'}"
+        )
+    contents = described.get("contents")
+    if not isinstance(contents, dict):
+        raise CheckpointError(f"{folder / RUN}: 'contents', the digests of the text, are missing")
+    return contents
+
+
+def _check_format(folder: Path, described: dict[str, Any]) -> int:
+    """The format that run.json names; an error if it is a later one than ours, or none."""
+    written = described.get("format", 1)
+    if not isinstance(written, int) or written > FORMAT:
+        raise CheckpointError(
+            f"{folder / RUN} has format {written!r}; this version of textebm reads formats up to {FORMAT}: upgrade textebm"
+        )
+    return written
 
 
 def truncate_log(path: Path, step: int) -> None:

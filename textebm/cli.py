@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from tqdm import tqdm
 
-    from textebm.data.registry import Corpus
+    from textebm.data.registry import Corpus, Split
     from textebm.lm_eval.scores import Score
     from textebm.model.decoding import Decoding
     from textebm.model.latent_ebm import LatentEBM
@@ -170,16 +170,30 @@ class _TrainingView:
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
+        self.prepared: tqdm[Any] | None = None
         self.tokens, self.since = 0, time.monotonic()
 
     def __enter__(self) -> "_TrainingView":
         return self
 
     def __exit__(self, *ignored: object) -> None:
+        self._close_prepared()
         if self.bar is not None:
             self.bar.close()
 
+    def prepare(self, what: str, sentences: int) -> None:
+        if self.prepared is None or self.prepared.desc != what:
+            self._close_prepared()
+            self.prepared = progress_bar(None, "sentence")
+            self.prepared.set_description_str(what)
+        self.prepared.update(sentences)
+
+    def _close_prepared(self) -> None:
+        if self.prepared is not None:
+            self.prepared.close()
+
     def begin(self, steps: int, done: int) -> None:
+        self._close_prepared()
         self.bar = progress_bar(steps, "step", initial=done)
 
     def step(self, tokens: int) -> None:
@@ -210,17 +224,21 @@ class _TrainingView:
 
 
 def _describe_data(data: dict[str, Any], device: str) -> str:
-    lines = [f"{data['name']}: vocabulary {data['vocabulary']:,}, on {device}"]
-    for split in ("train", "valid"):
+    units = "entries (byte pairs)" if data["tokenizer"] == "bpe" else "entries"
+    covered = f", covers {1 - data['train']['unknown_rate']:.2%} of the training words" * (data["tokenizer"] == "word")
+    lines = [f"{data['name']}: vocabulary of {data['vocabulary']:,} {units}{covered}; on {device}"]
+    for split in ("train", "valid", "test"):
         report = data[split]
-        lost = (
-            f", {report['dropped']:,} dropped and {report['cut']:,} cut as too long"
-            if report["dropped"] + report["cut"]
-            else ""
-        )
-        unknown = report["unknown_words"] / max(1, report["words"])
+        lost = {
+            "dropped as too long": report["dropped"],
+            "cut as too long": report["cut"],
+            "dropped for an unknown word": report["dropped_unknown"],
+            "blank lines left out": report["blank_lines"],
+        }
+        said = "".join(f", {count:,} {what}" for what, count in lost.items() if count)
         lines.append(
-            f"  {split}: {report['sentences']:,} sentences, {report['words']:,} words, {unknown:.1%} <unk>{lost}"
+            f"  {split}: {report['sentences']:,} sentences, {report['words']:,} words, "
+            f"{report['unknown_rate']:.2%} <unk>{said}"
         )
     return "\n".join(lines)
 
@@ -236,7 +254,7 @@ def _describe_validation(line: dict[str, Any]) -> str:
     return "\n".join([head, *(f"  | {sample}" for sample in line["samples"])])
 
 
-def progress_bar(total: int, unit: str, initial: int = 0) -> "tqdm[Any]":
+def progress_bar(total: int | None, unit: str, initial: int = 0) -> "tqdm[Any]":
     """A progress bar on standard error, silent when that is not a terminal."""
     from tqdm import tqdm
 
@@ -416,23 +434,31 @@ def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions)
 
 
 def _real_text(corpus: "Corpus", vocab_size: int | None, folder: Path | None) -> tuple[list[str], list[str]]:
-    """Real train and test; words outside the vocabulary (of `vocab_size`, else of the model, else all) are <unk>."""
-    from textebm.data.text import build_tokenizer, load_tokenizer
+    """Real train and test under the model's text policy; words outside the vocabulary are <unk>.
+
+    The vocabulary is that of `vocab_size` words, else that of the model if it is one of words, else all words.
+    """
+    from textebm.data.vocabulary import apply_policy, build_tokenizer, is_word_level, load_tokenizer
     from textebm.lm_eval.corpus import Vocabulary
 
-    train = list(corpus.sentences("train"))
+    of_model = None if folder is None else load_tokenizer(folder)
+
+    def read(split: "Split") -> Iterable[str]:
+        return corpus.sentences(split) if of_model is None else apply_policy(of_model, corpus.sentences(split))
+
+    train = list(read("train"))
     if vocab_size is not None:
         words = build_tokenizer(train, vocab_size).get_vocab()
-    elif folder is not None:
-        words = load_tokenizer(folder).get_vocab()
+    elif of_model is not None and is_word_level(of_model):
+        words = of_model.get_vocab()
     else:
-        return train, list(corpus.sentences("test"))
+        return train, list(read("test"))
     vocabulary = Vocabulary(words)
 
     def limited(sentences: Iterable[str]) -> list[str]:
         return [" ".join(vocabulary.map(sentence.split())[0]) for sentence in sentences]
 
-    return limited(train), limited(corpus.sentences("test"))
+    return limited(train), limited(read("test"))
 
 
 def _drawn(chosen: options.PerplexityOptions, folder: Path, n: int) -> Path:

@@ -193,8 +193,18 @@ class Config:
     """Named corpus (demo, ptb, snli, yahoo), a text file, or a folder with train, valid and test."""
     data_dir: str | None = None
     """Folder that holds local copies of named corpora; else the environment variable TEXTEBM_DATA."""
+    tokenizer: Literal["word", "bpe"] = "word"
+    """word: a token is what stands between blanks; bpe: byte-pair encoding, in which no word is unknown."""
     vocab_size: int = 20_000
     """Largest vocabulary, special tokens included; rarer words become <unk>."""
+    min_count: int = 1
+    """Words that occur less often become <unk> (bpe: pairs that occur less often are not merged)."""
+    unknown_words: Literal["replace", "drop", "refuse"] = "replace"
+    """Words outside the vocabulary: replace them by <unk>, drop their sentences, or refuse the text."""
+    lowercase: bool = False
+    """Put text in lower case."""
+    numbers: Literal["keep", "N", "digits"] = "keep"
+    """Words that are numbers: keep them, or replace each by N; digits: replace every digit by 0."""
     max_length: int | None = None
     """Longest sentence in words, end of sentence not counted (default: no limit)."""
     overlong: Literal["drop", "cut"] = "drop"
@@ -215,10 +225,30 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(self.vocab_size >= 5, "vocab_size", self.vocab_size, "at least 5: four special tokens and one word")
+        _require(self.min_count >= 1, "min_count", self.min_count, "at least 1")
+        _require(
+            self.tokenizer == "word" or self.vocab_size >= 260,
+            "vocab_size",
+            self.vocab_size,
+            "at least 260 with tokenizer = bpe: four special tokens and the 256 bytes",
+        )
+        _require(
+            self.tokenizer == "word" or self.unknown_words == "replace",
+            "unknown_words",
+            self.unknown_words,
+            "replace with tokenizer = bpe, in which no word is unknown",
+        )
         _require(self.max_length is None or self.max_length >= 1, "max_length", self.max_length, "at least 1")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
+
+    @property
+    def text_policy(self) -> str:
+        """What is done to text before anything else, for signatures: `as-is`, `lower`, `lower+numbers-N`."""
+        parts = ["lower"] if self.lowercase else []
+        parts += [f"numbers-{self.numbers}"] if self.numbers != "keep" else []
+        return "+".join(parts) or "as-is"
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -21,12 +21,17 @@ ACTIVE_VARIANCE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """What is measured on held-out sentences. NLL in nats a sentence; perplexity a token, end of sentence counted."""
+    """What is measured on held-out sentences. NLL in nats a sentence; perplexity a word, end of sentence counted.
+
+    So the figures of vocabularies of words and of byte pairs compare.
+    """
 
     sentences: int
     """Sentences scored."""
     tokens: int
     """Their tokens, end of sentence included."""
+    words: int
+    """Their words, end of sentence included; in a vocabulary of words as many as tokens."""
     reconstruction_nll: float
     """Mean −log p(x|z), z from the posterior chain that training uses (one sample, no dropout)."""
     prior_nll: float
@@ -50,21 +55,21 @@ class Validation:
 
     @property
     def reconstruction_perplexity(self) -> float:
-        """exp of the NLL a token under posterior samples."""
+        """exp of the NLL a word under posterior samples."""
         return self._perplexity(self.reconstruction_nll)
 
     @property
     def prior_perplexity(self) -> float:
-        """exp of the NLL a token under prior samples."""
+        """exp of the NLL a word under prior samples."""
         return self._perplexity(self.prior_nll)
 
     @property
     def gaussian_perplexity(self) -> float:
-        """exp of the NLL a token under samples of the reference Gaussian."""
+        """exp of the NLL a word under samples of the reference Gaussian."""
         return self._perplexity(self.gaussian_nll)
 
     def _perplexity(self, nll: float) -> float:
-        return math.exp(min(nll * self.sentences / self.tokens, 700.0))
+        return math.exp(min(nll * self.sentences / self.words, 700.0))
 
     def to_dict(self) -> dict[str, float]:
         """All figures by name, perplexities included."""
@@ -84,14 +89,14 @@ def validate(model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0,
     """
     rows = _spread(len(text), sentences)
     totals = torch.zeros(10, dtype=torch.float64)
-    tokens = 0
+    tokens, words = 0, len(rows) + int(text.words(rows).sum())
     for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
         x = text.batch(rows[batch]).to(model.device)
         tokens += int(x.lengths.sum())
         totals += _validate_batch(model, x, seed, number).cpu()
     means = (totals / len(rows)).tolist()
-    names = [f.name for f in dataclasses.fields(Validation)][2:]
-    return Validation(sentences=len(rows), tokens=tokens, **dict(zip(names, means, strict=True)))
+    names = [f.name for f in dataclasses.fields(Validation)][3:]
+    return Validation(sentences=len(rows), tokens=tokens, words=words, **dict(zip(names, means, strict=True)))
 
 
 def _validate_batch(model: LatentEBM, x: TextBatch, seed: int, number: int) -> Float[Tensor, " figures"]:
@@ -153,16 +158,23 @@ def _spread(available: int, wanted: int) -> NDArray[np.int64]:
 
 
 def unigram_perplexity(train: EncodedText, held_out: EncodedText, vocab_size: int) -> float:
-    """Perplexity of an add-one unigram model of the training split, end of sentence counted: the least to be beaten.
+    """Perplexity a word of an add-one unigram model of the training split: the least to be beaten.
 
     Args:
         train: what the words are counted in.
         held_out: what is scored.
         vocab_size: number of token ids; every one but <pad> and <bos> may be written.
     """
-    counts = np.bincount(train.ids, minlength=vocab_size).astype(np.float64)
-    counts[EOS] = len(train)
-    counts = counts[FIRST_OUTPUT:] + 1
+    counts = _counts(train, vocab_size)[FIRST_OUTPUT:] + 1
     log_probs = np.log(counts / counts.sum())
-    total = log_probs[held_out.ids - FIRST_OUTPUT].sum() + len(held_out) * log_probs[EOS - FIRST_OUTPUT]
-    return math.exp(-total / (len(held_out.ids) + len(held_out)))
+    total = float(_counts(held_out, vocab_size)[FIRST_OUTPUT:] @ log_probs)
+    return math.exp(-total / (held_out.report.words + len(held_out)))
+
+
+def _counts(text: EncodedText, vocab_size: int) -> NDArray[np.float64]:
+    """(vocabulary,) how often each token id occurs, one end of sentence for each sentence."""
+    counts = np.zeros(vocab_size)
+    for piece in text.pieces:
+        counts += np.bincount(piece.ids, minlength=vocab_size)
+    counts[EOS] = len(text)
+    return counts

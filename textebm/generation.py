@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from textebm.data.text import decode as to_text
-from textebm.data.text import encode, load_tokenizer
+from textebm.data.text import encode
+from textebm.data.vocabulary import decode as to_text
+from textebm.data.vocabulary import load_tokenizer
 from textebm.errors import DataError
 from textebm.home import home
 from textebm.model.decoding import Decoding, decode

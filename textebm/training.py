@@ -14,9 +14,11 @@ from tokenizers import Tokenizer
 from textebm import checkpoint, evaluation, generation, hardware
 from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
-from textebm.data.registry import Corpus, Split
-from textebm.data.text import EncodedText, bucketed_batches, build_tokenizer, encode, load_tokenizer
-from textebm.errors import CheckpointError, ConfigError, DataError, DivergenceError, UsageError
+from textebm.data import cache
+from textebm.data.registry import SPLITS, Corpus
+from textebm.data.text import EncodedText, EncodingOptions, bucketed_batches
+from textebm.data.vocabulary import load_tokenizer
+from textebm.errors import CheckpointError, ConfigError, DivergenceError, UsageError
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner, StepReport
 
@@ -53,6 +55,9 @@ class Limits:
 class Observer(Protocol):
     """Who watches a run: a progress bar, a notebook, a test."""
 
+    def prepare(self, what: str, sentences: int) -> None:
+        """So many more sentences were read for `what`: the vocabulary, or a split. Not called for what is cached."""
+
     def begin(self, steps: int, done: int) -> None:
         """Training begins: it will end at `steps`, of which `done` are done."""
 
@@ -65,6 +70,9 @@ class Observer(Protocol):
 
 class Silent:
     """An observer that does nothing."""
+
+    def prepare(self, what: str, sentences: int) -> None:
+        """Nothing."""
 
     def begin(self, steps: int, done: int) -> None:
         """Nothing."""
@@ -83,23 +91,28 @@ class Splits:
     tokenizer: Tokenizer
     train: EncodedText
     valid: EncodedText
+    test: EncodedText
+    """Not used in training; here so that it is seen at the start whether it can be used later."""
 
 
-def load_splits(corpus: Corpus, config: Config, tokenizer: Tokenizer | None = None) -> Splits:
-    """Build the vocabulary from the training split (or take `tokenizer`), and encode train and valid.
+def load_splits(
+    corpus: Corpus, config: Config, tokenizer: Tokenizer | None = None, watch: cache.Watch | None = None
+) -> Splits:
+    """The vocabulary of the training split (or `tokenizer`) and the encoded splits, built or from the cache.
 
     Raises:
         DataError: a split is missing, or holds no usable sentence.
     """
-    tokenizer = tokenizer or build_tokenizer(corpus.sentences("train"), config.vocab_size)
+    tokenizer = tokenizer or cache.vocabulary(corpus, vocabulary_options(config), watch)
+    options = EncodingOptions(config.max_length, config.overlong, config.unknown_words)
+    return Splits(tokenizer, *(cache.encoded(corpus, split, tokenizer, options, watch) for split in SPLITS))
 
-    def encoded(split: Split) -> EncodedText:
-        try:
-            return encode(corpus.sentences(split), tokenizer, config.max_length, config.overlong)
-        except DataError as error:
-            raise DataError(f"{corpus.path(split)} ({split}): {error}") from None
 
-    return Splits(tokenizer, encoded("train"), encoded("valid"))
+def vocabulary_options(config: Config) -> cache.VocabularyOptions:
+    """What a run's vocabulary is made by."""
+    return cache.VocabularyOptions(
+        config.vocab_size, config.tokenizer, config.min_count, config.lowercase, config.numbers
+    )
 
 
 def train(
@@ -132,14 +145,14 @@ def train(
     """
     run = _Run(config, corpus, run_dir, limits or Limits(), torch.device(device), observer or Silent())
     run.start(resume)
-    lengths = run.splits.train.lengths
+    text = run.splits.train
     while not run.finished():
-        batches = bucketed_batches(lengths, config.batch_size, config.seed, run.progress.epoch)
-        for batch in batches[run.progress.batch :]:
+        progress = run.progress
+        for batch in bucketed_batches(text.lengths, config.batch_size, config.seed, progress.epoch, progress.batch):
             if run.finished():
                 break
-            x = run.splits.train.batch(batch).to(run.device)
-            run.after_step(run.learner.step(x, run.progress.step), int(lengths[batch].sum()) + len(batch))
+            x = text.batch(batch)
+            run.after_step(run.learner.step(x.to(run.device), run.progress.step), int(x.lengths.sum()))
         else:
             run.end_epoch()
     return run.end()
@@ -172,7 +185,11 @@ class _Run:
                     f"{self.run_dir} was trained with other settings than those given now, and can only go on with its "
                     f"own: {', '.join(changed)}"
                 )
-        self.splits = load_splits(self.corpus, self.config, load_tokenizer(last) if last is not None else None)
+        self.contents = {split: self.corpus.digest(split) for split in SPLITS}
+        if last is not None:
+            self._check_contents(last)
+        tokenizer = load_tokenizer(last) if last is not None else None
+        self.splits = load_splits(self.corpus, self.config, tokenizer, self.observer.prepare)
         self.steps_per_epoch = math.ceil(len(self.splits.train) / self.config.batch_size)
         self.model = LatentEBM.from_pretrained(last) if last is not None else self._new_model()
         self.model.to(self.device).train()
@@ -197,6 +214,16 @@ class _Run:
         )
         self.observer.begin(self._last_step(), self.progress.step)
 
+    def _check_contents(self, last: Path) -> None:
+        """A run goes on with the text that it began with, or it would not be the same run."""
+        changed = [s for s, digest in checkpoint.read_contents(last).items() if self.contents.get(s) != digest]
+        if changed:
+            where = ", ".join(f"{self.corpus.describe(split)} ({split})" for split in SPLITS if split in changed)
+            raise CheckpointError(
+                f"{self.run_dir} was trained on other text than there is now in {where}. Bring the former text back, or "
+                f"start a new run on this one: textebm train --config {self.run_dir / 'config.json'}"
+            )
+
     def _prepare_folder(self, step: int) -> None:
         """Make the run folder, write its config.json, and drop what was logged after `step`."""
         try:
@@ -212,14 +239,18 @@ class _Run:
             prior=self.config.prior,
             generator=self.config.generator,
             inference=self.config.inference,
-            longest=int(self.splits.train.lengths.max()),
+            longest=self.splits.train.report.longest,
         )
         return LatentEBM(config, self.config.seed)
 
     def _describe_data(self) -> dict[str, Any]:
-        reports = {"train": self.splits.train.report, "valid": self.splits.valid.report}
-        described: dict[str, Any] = {name: dataclasses.asdict(report) for name, report in reports.items()}
-        return {"name": self.corpus.name, "vocabulary": self.splits.tokenizer.get_vocab_size(), **described}
+        reports = {split: getattr(self.splits, split).report for split in SPLITS}
+        described: dict[str, Any] = {
+            split: {**dataclasses.asdict(report), "unknown_rate": report.unknown_rate}
+            for split, report in reports.items()
+        }
+        vocabulary = {"vocabulary": self.splits.tokenizer.get_vocab_size(), "tokenizer": self.config.tokenizer}
+        return {"name": self.corpus.name, **vocabulary, **described}
 
     def _last_step(self) -> int:
         epochs = min(self.config.epochs, self.limits.max_epochs or self.config.epochs)
@@ -304,7 +335,7 @@ class _Run:
         self._read_losses()
         self.progress = dataclasses.replace(self.progress, seconds=self.before + self._sitting())
         self.saved = checkpoint.save(
-            self.run_dir, self.model, self.splits.tokenizer, self.learner, self.config, self.progress, best
+            self.run_dir, self.model, self.splits.tokenizer, self.learner, self.config, self.progress, best, self.contents
         )
 
     def _log(self, kind: str, **values: Any) -> None:  # noqa: ANN401

@@ -1,0 +1,203 @@
+"""Vocabularies and encoded splits, built once and kept: keyed by content and settings, mapped from Arrow files.
+
+    TEXTEBM_HOME/encoded/KEY.vocabulary.json    a tokenizer, and how much of the training split it covers
+    TEXTEBM_HOME/encoded/KEY.arrow              an encoded split: a record batch for every 65,536 sentences
+    TEXTEBM_HOME/encoded/KEY.json               its report and its size; written last, so what has one is whole
+
+A key is a hash of the content of the text and of every setting that shapes the result, so nothing is ever out of date,
+and a text that moves keeps its entry. Entries are independent: any of them may be deleted at any time.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from textebm.data.registry import Corpus, Split
+from textebm.data.text import (
+    Chunk,
+    EncodedText,
+    EncodingOptions,
+    EncodingReport,
+    Piece,
+    encode_chunks,
+    pieces_of,
+    require_sentences,
+)
+from textebm.data.vocabulary import SENTENCES_AT_ONCE, Kind, Numbers, build_tokenizer, chunks, read_tokenizer
+from textebm.errors import CheckpointError, DataError
+from textebm.home import home
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FORMAT = 1
+"""Of keys and files: another number, and everything is built anew."""
+
+Watch = Callable[[str, int], object]
+"""Called while an entry is built, with what is being made (`vocabulary`, or a split) and the number of sentences done."""
+
+
+def folder() -> Path:
+    """Where entries are kept."""
+    return home() / "encoded"
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyOptions:
+    """What a vocabulary is made by: the arguments of `build_tokenizer`."""
+
+    vocab_size: int
+    kind: Kind = "word"
+    min_count: int = 1
+    lowercase: bool = False
+    numbers: Numbers = "keep"
+
+
+def vocabulary(corpus: Corpus, options: VocabularyOptions, watch: Watch | None = None) -> "Tokenizer":
+    """The vocabulary of a corpus's training split, built or from the cache.
+
+    Raises:
+        DataError: the text is unusable, or the cache folder cannot be written.
+        ConfigError: the vocabulary's size leaves no room.
+    """
+    path = folder() / f"{_key(corpus.digest('train'), options)}.vocabulary.json"
+    with _building(path) as found:
+        if not found:
+            sentences = _watched(corpus.sentences("train"), watch)
+            tokenizer = build_tokenizer(sentences, **dataclasses.asdict(options))
+            _replace(path, lambda temporary: tokenizer.save(str(temporary)))
+    try:
+        return read_tokenizer(path)
+    except CheckpointError:  # damaged: built anew, once
+        path.unlink()
+        return vocabulary(corpus, options, watch)
+
+
+def encoded(
+    corpus: Corpus, split: Split, tokenizer: "Tokenizer", options: EncodingOptions, watch: Watch | None = None
+) -> EncodedText:
+    """An encoded split, mapped from the cache, where it is put if it is not there.
+
+    Raises:
+        DataError: the split is missing, or holds no usable sentence, or the cache folder cannot be written; the message
+            names the split.
+    """
+    settings = {"tokenizer": tokenizer.to_str(), **dataclasses.asdict(options)}
+    path = folder() / f"{_key(corpus.digest(split), settings)}.json"
+    try:
+        with _building(path, lambda: _is_whole(path)) as found:
+            if not found:
+                _encode(corpus, split, tokenizer, options, path, watch)
+    except DataError as error:
+        raise DataError(f"{corpus.describe(split)} ({split}): {error}") from None
+    described = json.loads(path.read_text(encoding="utf-8"))
+    return EncodedText(_mapped(path.with_suffix(".arrow")), EncodingReport(**described["report"]))
+
+
+def _key(*parts: object) -> str:
+    plain = [dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part for part in parts]  # type: ignore[arg-type]
+    written = json.dumps([FORMAT, *plain], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(written.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def _building(path: Path, whole: Callable[[], bool] | None = None) -> Iterator[bool]:
+    """Whether an entry is there; if not, the entry is this process's to build, and others wait for it."""
+    from filelock import FileLock
+
+    whole = whole or path.is_file
+    if whole():
+        yield True
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            for left in path.parent.glob(f".{path.stem}.*.tmp"):  # by a process that was killed
+                left.unlink(missing_ok=True)
+            yield whole()
+    except OSError as error:
+        raise DataError(
+            f"the cache of encoded text in {path.parent} cannot be written ({error.strerror or error}). Make room or give "
+            "permission there, or name another folder in the environment variable TEXTEBM_HOME."
+        ) from None
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name, and move it into place when it is complete and on the disk."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _watched(sentences: Iterable[str], watch: Watch | None) -> Iterator[str]:
+    """The sentences, counted as they pass."""
+    for chunk in chunks(sentences, SENTENCES_AT_ONCE):
+        yield from chunk
+        if watch is not None:
+            watch("vocabulary", len(chunk))
+
+
+def _watched_chunks(encoded_chunks: Iterable[Chunk], split: Split, watch: Watch | None) -> Iterator[Chunk]:
+    for chunk in encoded_chunks:
+        yield chunk
+        if watch is not None:
+            watch(split, len(chunk.lengths))
+
+
+def _encode(
+    corpus: Corpus, split: Split, tokenizer: "Tokenizer", options: EncodingOptions, path: Path, watch: Watch | None
+) -> None:
+    import pyarrow as pa
+
+    sentences = corpus.sentences(split)
+    report = EncodingReport()
+    schema = pa.schema([("ids", pa.large_list(pa.int32())), ("words", pa.int32())])
+
+    def write(temporary: Path) -> None:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            chunks_of_split = _watched_chunks(encode_chunks(sentences, tokenizer, options), split, watch)
+            for piece in pieces_of(chunks_of_split, report):
+                ids = pa.LargeListArray.from_arrays(pa.array(piece.offsets), pa.array(piece.ids))
+                writer.write_batch(pa.record_batch([ids, pa.array(piece.words)], schema=schema))
+        require_sentences(report, sentences, options)
+
+    arrow = path.with_suffix(".arrow")
+    _replace(arrow, write)
+    described = json.dumps({"size": arrow.stat().st_size, "report": dataclasses.asdict(report)}, indent=2) + "\n"
+    _replace(path, lambda temporary: temporary.write_text(described, encoding="utf-8"))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an entry is complete: its report is readable and its Arrow file has the size that the report names."""
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        EncodingReport(**described["report"])
+        return bool(path.with_suffix(".arrow").stat().st_size == described["size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _mapped(path: Path) -> Iterator[Piece]:
+    """The pieces of an encoded split, mapped from its file: they take no memory of this process's own."""
+    import pyarrow as pa
+
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    for number in range(reader.num_record_batches):
+        ids, words = reader.get_batch(number).columns
+        yield Piece(
+            ids.values.to_numpy(zero_copy_only=True),
+            ids.offsets.to_numpy(zero_copy_only=True).astype(np.int64, copy=False),
+            words.to_numpy(zero_copy_only=True),
+        )
