@@ -1,23 +1,18 @@
-"""Vocabulary, encoding and batches: laws first."""
+"""Encoding, orders and batches: laws first."""
 
-import json
-import warnings
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from textebm.data import text as text_module
 from textebm.data.registry import resolve
-from textebm.data.text import (
-    bucketed_batches,
-    build_tokenizer,
-    decode,
-    encode,
-    load_tokenizer,
-    save_tokenizer,
-    sequential_batches,
-)
-from textebm.errors import CheckpointError, ConfigError, DataError
+from textebm.data.text import bucketed_batches, encode, permuted, sequential_batches
+from textebm.data.vocabulary import build_tokenizer, decode
+from textebm.errors import ConfigError, DataError
 from textebm.model.recurrent import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
 
 TEXT = ["the cat sat", "the cat ran", "a dog ran home , quickly", "the end"]
@@ -33,84 +28,6 @@ def ptb_like_lengths(count: int) -> np.ndarray:
     return np.random.default_rng(1).gamma(4.4, 4.8, count).round().clip(1, 82).astype(np.int64)
 
 
-# --- vocabulary ---
-
-
-def test_ids_are_specials_then_words_by_falling_count_then_alphabet(tokenizer):
-    words = [tokenizer.id_to_token(index) for index in range(tokenizer.get_vocab_size())]
-    assert words == [*SPECIAL_TOKENS, "the", "cat", "ran", ",", "a", "dog", "end", "home", "quickly", "sat"]
-
-
-def test_vocabulary_does_not_depend_on_the_order_of_sentences(tokenizer):
-    assert build_tokenizer(reversed(TEXT), 100).get_vocab() == tokenizer.get_vocab()
-
-
-def test_vocab_size_counts_the_specials_and_cuts_the_rarest():
-    tokenizer = build_tokenizer(TEXT, 6)
-    assert tokenizer.get_vocab_size() == 6
-    assert encode(["the cat ran"], tokenizer).ids.tolist() == [4, 5, UNK]
-
-
-def test_vocabulary_of_one_word():
-    tokenizer = build_tokenizer(["word"], 5)
-    assert decode(tokenizer, encode(["word word"], tokenizer).ids) == "word word"
-
-
-def test_special_tokens_in_the_text_do_not_enter_the_vocabulary_twice():
-    tokenizer = build_tokenizer(["<unk> <pad> <eos> <bos> word", "<unk>"], 100)
-    assert tokenizer.get_vocab_size() == 5
-
-
-def test_vocabulary_errors():
-    with pytest.raises(ConfigError, match="vocab_size is 4: it must be at least 5"):
-        build_tokenizer(TEXT, 4)
-    for nothing in ([], ["", "  "], ["<unk> <unk>"]):
-        with pytest.raises(DataError, match="no word to make a vocabulary"):
-            build_tokenizer(nothing, 100)
-
-
-def test_saved_tokenizer_is_the_same(tokenizer, tmp_path):
-    save_tokenizer(tokenizer, tmp_path)
-    assert load_tokenizer(tmp_path).to_str() == tokenizer.to_str()
-    encoded = encode(TEXT, load_tokenizer(tmp_path))
-    sentences = [
-        decode(tokenizer, encoded.ids[s:e]) for s, e in zip(encoded.offsets, encoded.offsets[1:], strict=False)
-    ]
-    assert sentences == TEXT
-
-
-def test_transformers_loads_it(tokenizer, tmp_path):
-    with warnings.catch_warnings():  # transformers' own deprecations are not ours to fix
-        warnings.simplefilter("ignore")
-        transformers = pytest.importorskip("transformers")
-    save_tokenizer(tokenizer, tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"data": "demo"}), encoding="utf-8")  # a run's own, not a model's
-    for loader in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
-        theirs = loader.from_pretrained(str(tmp_path))
-        assert len(theirs) == tokenizer.get_vocab_size()
-        ids = (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id, theirs.unk_token_id)
-        assert ids == (PAD, BOS, EOS, UNK)
-        assert theirs("the cat flew")["input_ids"] == encode(["the cat flew"], tokenizer).ids.tolist()
-        assert theirs.decode([4, 5, UNK]) == "the cat <unk>"
-
-
-def test_load_errors(tmp_path, tokenizer):
-    with pytest.raises(CheckpointError, match=r"there is no .*tokenizer\.json"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text('{"version": ', encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json is broken"):
-        load_tokenizer(tmp_path)
-    foreign = tokenizer.to_str().replace("<bos>", "<s>")
-    (tmp_path / "tokenizer.json").write_text(foreign, encoding="utf-8")
-    with pytest.raises(CheckpointError, match="is not ours"):
-        load_tokenizer(tmp_path)
-
-
-def test_decode_stops_at_the_end_and_keeps_unknown_words(tokenizer):
-    assert decode(tokenizer, [BOS, 4, UNK, 5, EOS, 4, PAD]) == "the <unk> cat"
-    assert decode(tokenizer, torch.tensor([EOS, 4])) == ""
-
-
 # --- encoding ---
 
 
@@ -119,30 +36,102 @@ def test_words_round_trip_on_real_sentences():
     tokenizer = build_tokenizer(sentences, 100_000)
     encoded = encode(sentences, tokenizer)
     assert encoded.report.unknown_words == 0
-    starts_and_ends = zip(encoded.offsets[:-1], encoded.offsets[1:], strict=True)
-    assert [decode(tokenizer, encoded.ids[start:end]) for start, end in starts_and_ends] == sentences
-    assert encoded.lengths.tolist() == [len(sentence.split()) for sentence in sentences]
-    assert (encoded.ids.dtype, encoded.offsets.dtype) == (np.int32, np.int64)
+    rows = np.arange(len(encoded))
+    assert [decode(tokenizer, encoded.sentence(row)) for row in rows] == sentences
+    assert encoded.lengths[rows].tolist() == encoded.words(rows).tolist() == [len(s.split()) for s in sentences]
+    assert encoded.report.longest == max(encoded.lengths[rows])
+    assert encoded.sentence(0).dtype == np.int32
+
+
+words_of_text = st.sampled_from(["the", "cat", "sat", "dog", "<unk>", "<eos>", "<pad>", "Zebra", "zebra", "<eos>x", "é"])
+
+
+@given(
+    st.lists(st.lists(words_of_text, max_size=6).map(" ".join), min_size=1, max_size=40),
+    st.one_of(st.none(), st.integers(1, 5)),
+    st.sampled_from(["drop", "cut"]),
+    st.sampled_from(["replace", "drop"]),
+)
+def test_encoding_is_what_a_plain_loop_over_words_gives(sentences, max_length, overlong, unknown_words):
+    tokenizer = build_tokenizer(TEXT, 100)
+    known = tokenizer.get_vocab()
+    expected, report = [], dict.fromkeys(("dropped", "cut", "dropped_unknown", "blank_lines", "special_words"), 0)
+    for words in map(str.split, sentences):
+        if not words:
+            report["blank_lines"] += 1
+            continue
+        if max_length is not None and len(words) > max_length:
+            report["dropped" if overlong == "drop" else "cut"] += 1
+            if overlong == "drop":
+                continue
+            words = words[:max_length]
+        if unknown_words == "drop" and any(word not in known for word in words):
+            report["dropped_unknown"] += 1
+            continue
+        report["special_words"] += sum(word in SPECIAL_TOKENS[:UNK] for word in words)
+        ids = [known.get(word, UNK) for word in words]
+        expected.append([UNK if index < UNK else index for index in ids])
+    if not expected:
+        with pytest.raises(DataError, match="no sentence is left"):
+            encode(sentences, tokenizer, max_length, overlong, unknown_words)
+        return
+    encoded = encode(sentences, tokenizer, max_length, overlong, unknown_words)
+    assert [encoded.sentence(row).tolist() for row in range(len(encoded))] == expected
+    assert {key: getattr(encoded.report, key) for key in report} == report
+    assert encoded.report.words == encoded.report.tokens == sum(map(len, expected))
+    assert encoded.report.unknown_words == sum(ids.count(UNK) for ids in expected)
+
+
+def test_the_order_of_sentences_is_kept_over_chunks_and_pieces(monkeypatch):
+    sentences = [f"w{index % 97} w{index % 89}" for index in range(1000)]
+    tokenizer = build_tokenizer(sentences, 1000)
+    whole = [encode(sentences, tokenizer).sentence(row).tolist() for row in range(1000)]
+    monkeypatch.setattr(text_module, "SENTENCES_AT_ONCE", 7)
+    monkeypatch.setattr(text_module, "SENTENCES_A_PIECE", 64)
+    encoded = encode(sentences, tokenizer)
+    assert [len(piece) for piece in encoded.pieces] == [64] * 15 + [40]
+    assert [encoded.sentence(row).tolist() for row in range(1000)] == whole
+    rows = np.array([999, 0, 63, 64, 500, 0])
+    assert encoded.lengths[rows].tolist() == encoded.words(rows).tolist() == [2] * 6
+    assert torch.equal(encoded.batch(rows).targets[0, :2], torch.tensor(whole[999]))
+
+
+def test_refused_unknown_words_are_named_with_their_sentence():
+    tokenizer = build_tokenizer(TEXT, 100)
+    with pytest.raises(DataError, match=r"the word 'zebra' is not in the vocabulary \(in: a zebra ran\).*vocab_size"):
+        encode(["the <unk> cat", "a zebra ran", "no"], tokenizer, unknown_words="refuse")
+    assert len(encode(["the <unk> cat"], tokenizer, unknown_words="refuse")) == 1
+    with pytest.raises(ConfigError, match="no word is unknown"):
+        encode(["a"], build_tokenizer(["a"], 300, "bpe"), unknown_words="drop")
+
+
+@pytest.mark.parametrize("overlong", ["drop", "cut"])
+def test_lengths_are_limited_in_words_for_byte_pairs_too(overlong):
+    tokenizer = build_tokenizer(TEXT, 300, "bpe")
+    encoded = encode(TEXT, tokenizer, 3, overlong)
+    kept = [" ".join(s.split()[:3]) for s in TEXT if overlong == "cut" or len(s.split()) <= 3]
+    assert [decode(tokenizer, encoded.sentence(row)) for row in range(len(encoded))] == kept
+    assert (encoded.report.dropped, encoded.report.cut) == ((1, 0) if overlong == "drop" else (0, 1))
 
 
 def test_special_tokens_in_the_text_become_unknown_and_are_counted(tokenizer):
     encoded = encode(["the <pad> <bos> cat <eos> <unk> the<eos>cat"], tokenizer)
-    assert encoded.ids.tolist() == [4, UNK, UNK, 5, UNK, UNK, UNK]
+    assert encoded.sentence(0).tolist() == [4, UNK, UNK, 5, UNK, UNK, UNK]
     assert (encoded.report.special_words, encoded.report.unknown_words, encoded.report.words) == (3, 5, 7)
     assert tokenizer.encode_special_tokens is False  # the caller's tokenizer is as it was
 
 
 def test_every_kind_of_blank_separates_words_alike(tokenizer):
     assert (
-        encode(["the\u00a0cat\u2003ran\u3000home"], tokenizer).ids.tolist()
-        == encode(["the cat ran home"], tokenizer).ids.tolist()
+        encode(["the\u00a0cat\u2003ran\u3000home"], tokenizer).sentence(0).tolist()
+        == encode(["the cat ran home"], tokenizer).sentence(0).tolist()
     )
 
 
 def test_overlong_sentences_are_dropped_and_counted(tokenizer):
     encoded = encode(TEXT, tokenizer, max_length=3, overlong="drop")
     assert (len(encoded), encoded.report.sentences, encoded.report.dropped, encoded.report.cut) == (3, 3, 1, 0)
-    assert encoded.report.words == 8 and encoded.lengths.max() == 3
+    assert encoded.report.words == 8 and encoded.report.longest == 3
 
 
 def test_overlong_sentences_are_cut_and_counted(tokenizer):
@@ -195,7 +184,7 @@ def test_a_sentence_is_the_same_in_every_batch():
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 32), (31, 32), (32, 32), (33, 32), (5000, 64), (4999, 1)])
 def test_batches_are_a_partition(count, batch_size):
     lengths = ptb_like_lengths(count)
-    for batches in (bucketed_batches(lengths, batch_size, 0, 0), sequential_batches(lengths, batch_size)):
+    for batches in (list(bucketed_batches(lengths, batch_size, 0, 0)), sequential_batches(lengths, batch_size)):
         assert sorted(np.concatenate(batches).tolist()) == list(range(count))
         assert sorted(map(len, batches), reverse=True)[:-1] == [batch_size] * (len(batches) - 1)
         assert len(batches) == -(-count // batch_size)
@@ -214,6 +203,59 @@ def test_batches_are_a_pure_function_of_seed_and_epoch():
     assert not {tuple(sorted(batch)) for batch in order(3, 4)} & {tuple(sorted(batch)) for batch in order(3, 5)}
 
 
+@pytest.mark.parametrize("first", [0, 1, 49, 50, 51, 93, 94])
+def test_batches_can_begin_anywhere(first):
+    lengths = ptb_like_lengths(3000)
+    whole = [batch.tolist() for batch in bucketed_batches(lengths, 32, 3, 4)]
+    assert [batch.tolist() for batch in bucketed_batches(lengths, 32, 3, 4, first)] == whole[first:]
+
+
+@given(st.integers(1, 3000), st.integers(0, 10), st.integers(0, 10))
+def test_an_order_is_a_permutation(size, seed, epoch):
+    assert sorted(permuted(np.arange(size), size, seed, epoch).tolist()) == list(range(size))
+
+
+def test_an_order_of_many_is_one_too():
+    size = 1_000_003
+    order = permuted(np.arange(size), size, 0, 0)
+    assert np.bincount(order, minlength=size).max() == 1
+    some = np.array([5, 999_999, 0])
+    assert permuted(some, size, 0, 0).tolist() == order[some].tolist()
+
+
+@pytest.mark.parametrize("size", [5, 10, 1000])
+def test_orders_are_uniform(size):
+    """Where one thing goes, over 4,000 orders: a χ² test with a bound that chance exceeds once in 10,000 runs."""
+    bins = min(size, 10)
+    for row in (0, size - 1):
+        places = [permuted(np.array([row]), size, seed, 1)[0] * bins // size for seed in range(4000)]
+        chi2 = ((np.bincount(places, minlength=bins) - 4000 / bins) ** 2).sum() / (4000 / bins)
+        assert chi2 < {5: 23.5, 10: 33.7}[bins]
+
+
+def test_neighbours_do_not_stay_together():
+    order = permuted(np.arange(100_000), 100_000, 0, 0).astype(float)
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.015
+    assert abs(np.corrcoef(order, np.arange(100_000))[0, 1]) < 0.015
+
+
+def test_an_epoch_takes_no_memory_that_grows_with_the_text():
+    class Many:
+        def __len__(self):
+            return 50_000_000
+
+        def __getitem__(self, rows):
+            return rows % 40
+
+    tracemalloc.start()
+    batches = bucketed_batches(Many(), 64, 0, 0)
+    for _ in range(200):
+        next(batches)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2e6
+
+
 @pytest.mark.parametrize("batch_size", [32, 64, 128])
 def test_little_padding_on_ptb_like_lengths(batch_size):
     lengths = ptb_like_lengths(42_068)
@@ -229,7 +271,7 @@ def test_batches_come_in_no_order_of_length():
 
 
 def test_equal_lengths_are_shuffled():
-    first = bucketed_batches(np.full(1000, 7), 1000, 0, 0)[0]
+    first = next(bucketed_batches(np.full(1000, 7), 1000, 0, 0))
     assert first.tolist() != sorted(first.tolist())
 
 
