@@ -97,7 +97,7 @@ def load_splits(corpus: Corpus, config: Config, tokenizer: Tokenizer | None = No
         try:
             return encode(corpus.sentences(split), tokenizer, config.max_length, config.overlong)
         except DataError as error:
-            raise DataError(f"{corpus.path(split)} ({split}): {error}") from None
+            raise DataError(f"{corpus.describe(split)} ({split}): {error}") from None
 
     return Splits(tokenizer, encoded("train"), encoded("valid"))
 
