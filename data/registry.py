@@ -2,8 +2,10 @@
 
 import difflib
 import hashlib
+import json
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
 
+from textebm.data.sources import DEFAULT_TEXT_FIELD, STANDARD_INPUT, Source, TextFiles, pipe_folder, spool
 from textebm.errors import DataError
-from textebm.lm_eval.corpus import UNKNOWN, read_sentences
+from textebm.lm_eval.corpus import UNKNOWN, shown
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -23,6 +26,9 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 COMPRESSIONS = ("", ".gz", ".xz")
+TEXT_NAME = re.compile(r"\.(?:txt|jsonl)(?:\.gz|\.xz)?$")
+TABLES = (".parquet", ".arrow", ".csv", ".tsv", ".json")
+"""Endings of files that are no text to read line by line, but that a data set may be made of."""
 HOLD_OUT_SHARES = 20  # a single file is cut into this many shares: one is valid, one test, the rest train
 DATA_DIR_VARIABLE = "TEXTEBM_DATA"
 
@@ -61,30 +67,43 @@ class Sentences(Iterator[str]):
     """Sentences of one split, read as they are asked for.
 
     Each is its words joined by single blanks. Lines without a word are left out and counted in `blank_lines`.
+
+    Args:
+        source: where they stand.
+        unknown: the word that stands for an unknown one there.
+        shares: where the source holds other splits too: those of its shares that belong to this one; None: all.
     """
 
-    def __init__(self, path: Path, unknown: str | None = None, share: Split | None = None) -> None:
+    def __init__(
+        self, source: Source, unknown: str | None = None, shares: frozenset[Split] | None = None, split: Split = "train"
+    ) -> None:
         self.blank_lines = 0
-        self._sentences = self._read(path, unknown, share)
+        self._sentences = self._read(source, unknown, shares, split)
 
     def __next__(self) -> str:
         return next(self._sentences)
 
-    def _read(self, path: Path, unknown: str | None, share: Split | None) -> Iterator[str]:
-        found = 0
-        for line in read_sentences(path, keep_blank=True):
+    def _read(
+        self, source: Source, unknown: str | None, shares: frozenset[Split] | None, split: Split
+    ) -> Iterator[str]:
+        found, others = 0, 0
+        for line in source.sentences():
             if not line:
                 self.blank_lines += 1
                 continue
             sentence = _with_our_unknown(line, unknown)
-            if share is None or held_out_share(sentence) == share:
+            if shares is None or held_out_share(sentence) in shares:
                 found += 1
                 yield sentence
-        if not found and share is None:
-            raise DataError(f"{path} holds no sentence: it is empty or has blank lines only. Give a file with text.")
+            else:
+                others += 1
+        if not found and not others:
+            raise DataError(
+                f"{source.describe()} holds no sentence: it is empty or has blank lines only. Give a file with text."
+            )
         if not found:
             raise DataError(
-                f"{path} is too small to hold out of it: none of its sentences falls to {share} (one in "
+                f"{source.describe()} is too small to hold out of it: none of its sentences falls to {split} (one in "
                 f"{HOLD_OUT_SHARES} goes to valid, one to test). Give a folder with train, valid and test instead."
             )
 
@@ -93,33 +112,60 @@ class Sentences(Iterator[str]):
 class Corpus:
     """A corpus with train, valid and test.
 
-    A single text file has `valid` and `test` None: they are then held out of it, one sentence in twenty each.
+    Where `valid` or `test` is None, it is held out of train: one sentence in twenty.
     """
 
     name: str
-    train: Path
-    valid: Path | None
-    test: Path | None
+    train: Source
+    valid: Source | None
+    test: Source | None
     unknown: str | None = None
-    """The word that stands for an unknown one in the files; read as <unk>."""
+    """The word that stands for an unknown one in the source; read as <unk>."""
     card: Card | None = None
 
     @property
-    def held_out(self) -> bool:
-        """Whether valid and test are held out of a single file."""
-        return self.valid is None or self.test is None
+    def held_out(self) -> tuple[Split, ...]:
+        """The splits that are held out of train."""
+        own: dict[Split, Source | None] = {"valid": self.valid, "test": self.test}
+        return tuple(split for split, source in own.items() if source is None)
 
-    def path(self, split: Split) -> Path:
-        """The file in which the sentences of a split stand."""
+    def source(self, split: Split) -> Source:
+        """Where the sentences of a split stand: of one that is held out, where those of train stand."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[split] or self.train
+
+    def describe(self, split: Split) -> str:
+        """What messages call the place where the sentences of a split stand."""
+        return self.source(split).describe()
+
+    def _shares(self, split: Split) -> frozenset[Split] | None:
+        """The shares of its source that a split takes; None: all of it."""
+        if split in self.held_out:
+            return frozenset({split})
+        return frozenset(SPLITS) - frozenset(self.held_out) if split == "train" and self.held_out else None
 
     def sentences(self, split: Split) -> Sentences:
         """The sentences of a split: words joined by single blanks, blank lines left out, unknown words as <unk>.
 
         Raises (while it is read):
-            DataError: the file is missing, broken, not UTF-8, or holds no sentence of this split.
+            DataError: the source is missing, broken, not UTF-8, or holds no sentence of this split.
         """
-        return Sentences(self.path(split), self.unknown, split if self.held_out else None)
+        return Sentences(self.source(split), self.unknown, self._shares(split), split)
+
+    def digest(self, split: Split) -> str:
+        """SHA-256, as hexadecimal digits, of what decides the sentences of a split: the same wherever they lie.
+
+        It covers the source's content, how the unknown word is written there, and what is held out.
+
+        Raises:
+            DataError: the source cannot be read.
+        """
+        shares = self._shares(split)
+        decides = {
+            "content": self.source(split).digest(),
+            "unknown": self.unknown or UNKNOWN,
+            "shares": None if shares is None else [sorted(shares), HOLD_OUT_SHARES],
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def _with_our_unknown(sentence: str, unknown: str | None) -> str:
@@ -168,26 +214,67 @@ def load_card(name: str) -> Card:
     )
 
 
-def resolve(data: str, data_dir: str | None = None) -> Corpus:
+def resolve(data: str, data_dir: str | None = None, text_field: str | None = None) -> Corpus:
     """The corpus that `data` means.
 
     Args:
         data: name of a corpus that has a card (it wins over a file of that name), a text file (plain, .gz, .xz,
-            .jsonl), or a folder with train, valid (or validation, dev) and test files.
+            .jsonl), a folder with train, valid (or validation, dev) and test files, a folder of other text files, or
+            `-` for standard input.
         data_dir: folder with local copies of named corpora, as `data_dir/ptb/ptb.train.txt` or
             `data_dir/ptb.train.txt`; else the environment variable TEXTEBM_DATA.
+        text_field: the field of JSON lines that holds the text (default: text).
 
     Raises:
         DataError: no such corpus, file or split; the message says where to get it, or names the nearest.
     """
     if data in card_names():
         return _named(load_card(data), data_dir)
-    path = Path(data).expanduser()
-    if path.is_dir():
-        return _folder(path)
-    if path.is_file():
-        return Corpus(name=_stem(path), train=path, valid=None, test=None)
+    path = Path(settled(data, text_field)).expanduser()
+    field = text_field or DEFAULT_TEXT_FIELD
+    try:
+        path.name.encode()
+        if path.is_dir():
+            return _folder(path, field)
+        if path.is_file():
+            return _file(path, field)
+        dangling = path.is_symlink()
+    except UnicodeEncodeError:
+        raise DataError(f"{shown(path)}: the name holds bytes that are not UTF-8; rename it") from None
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be looked at ({error.strerror})") from None
+    if dangling:
+        raise DataError(f"{shown(path)} is a symbolic link that leads nowhere (its target is missing, or a loop)")
+    if path.parent == pipe_folder():
+        raise DataError(f"{path}: what came through the pipe is not kept any more; pipe it in again, with --data -")
     raise DataError(f"{data!r} is neither a file, nor a folder, nor a named corpus{_nearest(data)}")
+
+
+def settled(data: str, text_field: str | None = None) -> str:
+    """`data` in a form that can be read again: what comes through a pipe is kept in TEXTEBM_HOME, and its file named.
+
+    Args:
+        data: as for `resolve`; `-`, or a pipe such as the shell makes of `<(command)`, is read to its end.
+        text_field: where given, what comes through a pipe is JSON lines.
+
+    Raises:
+        DataError: standard input is a terminal, or the pipe is empty.
+    """
+    if data == STANDARD_INPUT:
+        return str(spool(sys.stdin.buffer, text_field))
+    path = Path(data)
+    if os.path.lexists(path) and path.is_fifo():
+        with path.open("rb") as pipe:
+            return str(spool(pipe, text_field))
+    return data
+
+
+def short_name(data: str) -> str:
+    """What a corpus is called in the names of runs: a file's name without its endings, in letters, digits, `_`, `-`."""
+    path = Path(data)
+    if path.parent == pipe_folder():
+        return f"stdin-{path.name[:12]}"
+    return re.sub(r"[^\w-]+", "-", _stem(path).split(".")[0]).strip("-") or "data"
 
 
 def _nearest(name: str) -> str:
@@ -208,7 +295,8 @@ def _named(card: Card, data_dir: str | None) -> Corpus:
             f"{card}: no {', '.join(missing)} (plain, .gz or .xz) in {' or '.join(map(str, roots))}. "
             + _where_to_get(card)
         )
-    return Corpus(card.name, found["train"], found["valid"], found["test"], card.unknown, card)
+    train, valid, test = (TextFiles((found[split],)) for split in SPLITS)
+    return Corpus(card.name, train, valid, test, card.unknown, card)
 
 
 def _data_dir(card: Card, data_dir: str | None) -> Path:
@@ -241,9 +329,24 @@ def _files_in(root: Path, card: Card) -> dict[Split, Path]:
     return found
 
 
-def _folder(folder: Path) -> Corpus:
-    """The corpus in a folder whose file names say their split, as train.txt, dev.jsonl.gz or ptb.test.txt.xz."""
+def _file(path: Path, text_field: str) -> Corpus:
+    """The corpus in one file, from which valid and test are held out."""
+    if path.suffix in TABLES:
+        raise DataError(
+            f"{shown(path)} is a table or a data set, not one sentence a line; --data hf:{path} reads a column of it"
+        )
+    return Corpus(_corpus_name(path), TextFiles((path,), text_field), None, None)
+
+
+def _folder(folder: Path, text_field: str) -> Corpus:
+    """The corpus in a folder: of files named train, valid and test, or of all its text files, taken together.
+
+    Names such as train.txt, dev.jsonl.gz or ptb.test.txt.xz say their split. Where no name says one, every text file
+    in the folder and in the folders in it is read, in the order of their paths.
+    """
     found = {split: _split_files(folder, split) for split in SPLITS}
+    if not any(found.values()):
+        return Corpus(folder.resolve().name, TextFiles(_text_files(folder), text_field), None, None)
     for split, files in found.items():
         if not files:
             names = " or ".join(f"{name}.txt" for name in SPLIT_NAMES[split])
@@ -252,9 +355,40 @@ def _folder(folder: Path) -> Corpus:
                 f"NAME.{split}.txt is allowed). Add it, or give one text file, from which valid and test are held out."
             )
         if len(files) > 1:
-            names = ", ".join(file.name for file in files)
+            names = ", ".join(shown(file.name) for file in files)
             raise DataError(f"{str(folder)!r} has several {split} files: {names}. Keep one of them.")
-    return Corpus(folder.resolve().name, found["train"][0], found["valid"][0], found["test"][0])
+    train, valid, test = (TextFiles((found[split][0],), text_field) for split in SPLITS)
+    return Corpus(folder.resolve().name, train, valid, test)
+
+
+def _text_files(folder: Path) -> tuple[Path, ...]:
+    """The text files in a folder and the folders in it, in the order of their paths.
+
+    Hidden ones are left out, and links to folders are not followed, so that no loop of links is walked.
+    """
+    if (folder / "checkpoints").is_dir() or (folder / "model.safetensors").exists():
+        raise DataError(
+            f"{str(folder)!r} is a run or model folder, and --data wants text: --model {folder} is how to name a model"
+        )
+    found: list[Path] = []
+    others: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file():
+                (found if TEXT_NAME.search(name) else others).append(path)
+    if not found:
+        tables = sorted(path.name for path in others if path.suffix in TABLES)
+        hint = f"; it holds {shown(tables[0])}: --data hf:{folder} reads a data set" if tables else ""
+        raise DataError(
+            f"{str(folder)!r} holds no text file: no name in it ends in .txt or .jsonl (also with .gz or .xz){hint}"
+        )
+    return tuple(sorted(found, key=lambda path: path.relative_to(folder).as_posix()))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _split_files(folder: Path, split: Split) -> list[Path]:
@@ -262,8 +396,12 @@ def _split_files(folder: Path, split: Split) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file() and name.fullmatch(file.name))
 
 
+def _corpus_name(path: Path) -> str:
+    return short_name(str(path)) if path.parent == pipe_folder() else _stem(path)
+
+
 def _stem(path: Path) -> str:
-    """A file's name without its endings, for the names of runs."""
+    """A file's name without its endings."""
     name = path.name
     for ending in (".gz", ".xz", ".txt", ".jsonl"):
         name = name.removesuffix(ending)

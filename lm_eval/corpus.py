@@ -16,29 +16,66 @@ UNKNOWN = "<unk>"
 """What stands for every word outside the vocabulary."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LONGEST_LINE = 64 << 20
+"""Bytes of the longest line that is read: a longer one is a file without line breaks, not a sentence."""
+ARCHIVE_TESTS = {".gz": "gzip -t", ".xz": "xz -t"}
+TAR_MARK_AT = 257
+NO_TEXT: dict[bytes, tuple[str, str]] = {
+    b"\xff\xfe\0\0": ("UTF-32 (its byte order mark says so)", "convert it with iconv -f UTF-32 -t UTF-8"),
+    b"\0\0\xfe\xff": ("UTF-32 (its byte order mark says so)", "convert it with iconv -f UTF-32 -t UTF-8"),
+    b"\xff\xfe": ("UTF-16 (its byte order mark says so)", "convert it with iconv -f UTF-16 -t UTF-8"),
+    b"\xfe\xff": ("UTF-16 (its byte order mark says so)", "convert it with iconv -f UTF-16 -t UTF-8"),
+    b"\x1f\x8b": ("gzip data", "give the file a name that ends in .gz"),
+    b"\xfd7zXZ\0": ("xz data", "give the file a name that ends in .xz"),
+    b"BZh91AY&SY": ("bzip2 data", "unpack it with bunzip2"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard data", "unpack it with zstd -d"),
+    b"PK\x03\x04": ("a zip archive", "unpack it"),
+    b"PAR1\x15": ("a Parquet file", "a data set of such files is read with --data hf:FILE"),
+    b"ARROW1\0\0": ("an Arrow file", "a data set of such files is read with --data hf:FOLDER"),
+    b"\x89PNG": ("a PNG image", "give a text file"),
+    b"\xff\xd8\xff": ("a JPEG image", "give a text file"),
+    b"%PDF-": ("a PDF document", "extract its text, one sentence a line"),
+    b"\x7fELF": ("a program", "give a text file"),
+}
+"""How files that are no text begin, what they are, and what to do about it. The longer beginnings stand first."""
 
 Sentences = str | os.PathLike[str] | Iterable[str]
 """A file to read (plain, .gz, .xz, .jsonl), or the sentences themselves."""
 
 
-def read_sentences(path: str | os.PathLike[str], *, keep_blank: bool = False) -> Iterator[str]:
+def read_sentences(
+    path: str | os.PathLike[str], *, keep_blank: bool = False, text_field: str = "text"
+) -> Iterator[str]:
     """The sentences of a file, one a line, in constant memory; words are separated by single spaces.
 
     Args:
-        path: plain text, or JSON lines with a field "text" (`.jsonl`); either may end in `.gz` or `.xz`.
+        path: plain text, or JSON lines (`.jsonl`); either may end in `.gz` or `.xz`.
         keep_blank: give a blank line as an empty sentence (generated text may hold such), instead of skipping it.
+        text_field: the field of a JSON line that holds the text.
 
     Raises:
-        DataError: the file is missing or damaged, a line is not UTF-8, holds a NUL byte, or is no such JSON object.
+        DataError: the file is missing, damaged or no text at all, a line is not UTF-8, holds a NUL byte, is longer than
+            64 MiB, or is no such JSON object.
     """
     path = Path(path)
-    as_json = path.name.removesuffix(".gz").removesuffix(".xz").endswith(".jsonl")
+    as_json = holds_json_lines(path)
     for number, line in _lines(path):
         if as_json and not line.strip():
             continue  # nobody's sentence: in JSON lines an empty one is {"text": ""}
-        sentence = " ".join((_json_text(line, path, number) if as_json else line).split())
+        sentence = " ".join((_json_text(line, path, number, text_field) if as_json else line).split())
         if sentence or keep_blank:
             yield sentence
+
+
+def holds_json_lines(path: Path) -> bool:
+    """Whether a file's name says that it holds JSON lines."""
+    return path.name.removesuffix(".gz").removesuffix(".xz").endswith(".jsonl")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path for a message: as it is, or quoted and escaped where a line break or the like would tear the message."""
+    name = str(path)
+    return name if name.isprintable() else repr(name)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -47,34 +84,68 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with openers.get(path.suffix, Path.open)(path, "rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
+            # A bound on what is read at once: a file without line breaks must not fill the memory.
+            for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+                line = _first_line(raw, path) if number == 1 else raw
                 yield number, _decode(line, path, number)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{shown(path)}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{shown(path)}: is a folder, where a text file is wanted") from None
+    except PermissionError:
+        raise DataError(f"{shown(path)}: may not be read (permission denied); chmod u+r would allow it") from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        where = f"{path}, after line {number}" if number else str(path)
-        raise DataError(f"{where}: cannot be read ({error})") from error
+        where = f"{shown(path)}, after line {number}" if number else shown(path)
+        damaged = f"; the file is damaged or cut short: test it with {ARCHIVE_TESTS[path.suffix]}, and copy it again"
+        hint = damaged if path.suffix in ARCHIVE_TESTS else ""
+        raise DataError(f"{where}: cannot be read ({error}){hint}") from error
+
+
+def _first_line(raw: bytes, path: Path) -> bytes:
+    """The first line without a byte order mark; refused where it begins as no text does."""
+    for beginning, (what, advice) in NO_TEXT.items():
+        if raw.startswith(beginning):
+            raise DataError(f"{shown(path)}: not UTF-8 text but {what}; {advice}")
+    if raw[TAR_MARK_AT:].startswith(b"ustar"):
+        raise DataError(f"{shown(path)}: not UTF-8 text but a tar archive; unpack it with tar")
+    return raw.removeprefix(BYTE_ORDER_MARK)
 
 
 def _decode(line: bytes, path: Path, number: int) -> str:
+    if len(line) > LONGEST_LINE:
+        raise DataError(
+            f"{shown(path)}, line {number}: longer than {LONGEST_LINE >> 20} MiB; one sentence a line is wanted, and "
+            "this file has no line breaks where they belong"
+        )
     if b"\0" in line:
-        raise DataError(f"{path}, line {number}: a NUL byte; this is not a text file in UTF-8")
+        raise DataError(f"{shown(path)}, line {number}: a NUL byte; this is not a text file in UTF-8")
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}, line {number}: not UTF-8 (byte {error.start + 1}); convert it with iconv") from None
+        raise DataError(
+            f"{shown(path)}, line {number}: not UTF-8 (byte {error.start + 1}); convert the file with "
+            "iconv -f ENCODING -t UTF-8"
+        ) from None
 
 
-def _json_text(line: str, path: Path, number: int) -> str:
+def _json_text(line: str, path: Path, number: int, field: str) -> str:
+    where = f"{shown(path)}, line {number}"
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}: not JSON ({error.msg})") from None
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        raise DataError(f'{path}, line {number}: must be an object with a field "text" that is a string')
-    return check_text(text, f"{path}, line {number}")
+        raise DataError(f"{where}: not JSON ({error.msg})") from None
+    except RecursionError:
+        raise DataError(f"{where}: JSON that is nested too deeply") from None
+    text = record.get(field) if isinstance(record, dict) else None
+    if isinstance(text, str):
+        return check_text(text, where)
+    wanted = f'{where}: must be an object with a field "{field}" that is a string'
+    if not isinstance(record, dict):
+        raise DataError(f"{wanted}, and is no object")
+    if field in record:
+        raise DataError(f"{wanted}; its field holds {type(text).__name__}")
+    there = ", ".join(f'"{name}"' for name in list(record)[:20]) or "none"
+    raise DataError(f"{wanted}; its fields: {there}. --text-field names another")
 
 
 def check_text(text: str, where: str) -> str:

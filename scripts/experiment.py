@@ -63,7 +63,8 @@ def measure(run_dir: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     config, progress = checkpoint.read_run(folder)
     device = choose_device(chosen.device)
     model, tokenizer = generation.load(folder, device)
-    splits = training.load_splits(resolve(config.data, chosen.data_dir or config.data_dir), config, tokenizer)
+    corpus = resolve(config.data, chosen.data_dir or config.data_dir, config.text_field)
+    splits = training.load_splits(corpus, config, tokenizer)
     valid = evaluation.validate(model, splits.valid, config.seed)
     active, variances = evaluation.active_units(model, splits.valid, config.seed, sentences=200)
     curve = [line for line in plots.read_log(run_dir) if line["kind"] == "valid"]

@@ -45,7 +45,7 @@ def main(run: Path, target: Path) -> None:
     described = {"config": to_dict(config), "progress": dataclasses.asdict(progress)}
     checkpoint.write_text(target / checkpoint.RUN, json.dumps(described, indent=2) + "\n")
     shipped, _ = generation.load(target)
-    splits = training.load_splits(resolve(config.data), config, tokenizer)
+    splits = training.load_splits(resolve(config.data, config.data_dir, config.text_field), config, tokenizer)
     valid = evaluation.validate(shipped, splits.valid, config.seed)
     card = CARD.format(
         steps=progress.step,

@@ -3,6 +3,7 @@
 Only this file prints: results on standard output, progress and remarks on standard error.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -104,14 +105,18 @@ def train(arguments: Sequence[str]) -> int:
         print(json.dumps(to_dict(chosen.settings), indent=2))
         return 0
     from textebm import training
-    from textebm.data.registry import resolve
+    from textebm.data.registry import resolve, settled
 
+    given = chosen.settings.data
+    data = settled(given, chosen.settings.text_field)  # standard input can be read but once, so before all else
+    chosen = _with_data(chosen, data)
     run_dir, resume = _run_folder(chosen)
     if resume:  # the run's own settings; options that say otherwise are then refused, but for --data-dir
         own = load_config(str(run_dir / "config.json"))
         chosen = parse(options.Train, "train", arguments, options.Train(settings=own))
+        chosen = _with_data(chosen, data) if chosen.settings.data == given else chosen
     config = chosen.settings
-    corpus = resolve(config.data, config.data_dir)
+    corpus = resolve(config.data, config.data_dir, config.text_field)
     device = choose_device(chosen.device)
     say(f"settings: {run_dir / 'config.json' if resume else origin}; run folder: {run_dir}")
     with _interrupts() as interrupted, _TrainingView() as view:
@@ -126,8 +131,14 @@ def train(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _with_data(chosen: options.Train, data: str) -> options.Train:
+    return dataclasses.replace(chosen, settings=dataclasses.replace(chosen.settings, data=data))
+
+
 def _run_folder(chosen: options.Train) -> tuple[Path, bool]:
     """The run folder, and whether there is a run in it to go on with."""
+    from textebm.data.registry import short_name
+
     if chosen.resume not in (None, "auto"):
         folder = Path(str(chosen.resume))
         if not (folder / "checkpoints" / "last.json").exists():
@@ -136,7 +147,7 @@ def _run_folder(chosen: options.Train) -> tuple[Path, bool]:
     if chosen.run_dir is not None:
         folder = Path(chosen.run_dir)
         return folder, chosen.resume == "auto" and (folder / "checkpoints" / "last.json").exists()
-    name = Path(chosen.settings.data).name.split(".")[0]
+    name = short_name(chosen.settings.data)
     if chosen.resume == "auto":
         of_this_data = re.compile(re.escape(name) + r"-\d{8}-\d{6}")
         found = [p for p in Path("runs").glob("*/checkpoints/last.json") if of_this_data.fullmatch(p.parts[-3])]
@@ -405,7 +416,8 @@ def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions)
         config = checkpoint.read_run(folder)[0]
     data = chosen.data if config is None else chosen.data or config.data
     assert data is not None
-    corpus = resolve(data, chosen.data_dir or (None if config is None else config.data_dir))
+    data_dir = chosen.data_dir or (None if config is None else config.data_dir)
+    corpus = resolve(data, data_dir, chosen.text_field or (None if config is None else config.text_field))
     train, test = _real_text(corpus, chosen.vocab_size, folder)
     if chosen.samples is not None:
         samples, decoding = Path(chosen.samples), chosen.decoding or UNKNOWN_DECODING

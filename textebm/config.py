@@ -190,9 +190,13 @@ class Config:
     """Everything that decides the outcome of a training run."""
 
     data: str = "demo"
-    """Named corpus (demo, ptb, snli, yahoo), a text file, or a folder with train, valid and test."""
+    """Named corpus (demo, ptb, snli, yahoo), text file, folder (of train, valid and test, or of any text files), - for
+    standard input, or hf:NAME for a data set of the hub or a local one."""
     data_dir: str | None = None
     """Folder that holds local copies of named corpora; else the environment variable TEXTEBM_DATA."""
+    text_field: str | None = None
+    """Field of JSON lines, or column of a hub data set, that holds the text (default: text, or a data set's only column
+    of strings)."""
     tokenizer: Literal["word", "bpe"] = "word"
     """word: a token is what stands between blanks; bpe: byte-pair encoding, in which no word is unknown."""
     vocab_size: int = 20_000

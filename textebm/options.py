@@ -156,6 +156,8 @@ class PerplexityOptions(ModelOptions):
     """Corpus to measure against (default: the one that the model was trained on)."""
     data_dir: str | None = None
     """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
+    text_field: str | None = None
+    """Field of JSON lines, or column of a hub data set, that holds the text (default: that of the run, else text)."""
     vocab_size: int | None = None
     """Largest vocabulary of the real text (default: that of the model; with --samples and --data alone, all words)."""
     decoding: str | None = None

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from textebm.data.registry import DATA_DIR_VARIABLE, SPLITS, Corpus, card_names, held_out_share, load_card, resolve
+from textebm.data.registry import (
+    DATA_DIR_VARIABLE,
+    SPLITS,
+    Corpus,
+    Split,
+    card_names,
+    held_out_share,
+    load_card,
+    resolve,
+)
+from textebm.data.sources import TextFiles
 from textebm.errors import DataError
 
 NAMED = ("demo", "ptb", "snli", "yahoo")
@@ -32,11 +42,18 @@ def content(path: Path) -> bytes:
     return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
 
 
+def path_of(corpus: Corpus, split: Split) -> Path:
+    source = corpus.source(split)
+    assert isinstance(source, TextFiles)
+    (path,) = source.paths
+    return path
+
+
 def assert_matches_card(corpus: Corpus) -> None:
     assert corpus.card is not None
     for split in SPLITS:
         card = corpus.card.splits[split]
-        assert hashlib.sha256(content(corpus.path(split))).hexdigest() == card.sha256
+        assert hashlib.sha256(content(path_of(corpus, split))).hexdigest() == card.sha256
         sentences = list(corpus.sentences(split))
         assert len(sentences) == card.sentences
         assert sum(len(sentence.split()) for sentence in sentences) == card.words
@@ -65,7 +82,7 @@ def test_demo_is_what_it_promises():
     words_only = {split: {"".join(filter(str.isalpha, s)) for s in sentences} for split, sentences in splits.items()}
     assert not words_only["train"] & (words_only["valid"] | words_only["test"])
     assert not words_only["valid"] & words_only["test"]
-    folder = resolve("demo").train.parent
+    folder = path_of(resolve("demo"), "train").parent
     assert sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) < 1.5e6
     assert "Princeton" in (folder / "LICENSE-wordnet.txt").read_text(encoding="utf-8")
 
@@ -81,7 +98,7 @@ def test_yahoo_unknown_word_is_mapped(shared_data):
     corpus = resolve("yahoo", str(shared_data))
     words = [word for sentence in corpus.sentences("valid") for word in sentence.split()]
     assert "_UNK" not in words
-    assert words.count("<unk>") == content(corpus.path("valid")).decode().split().count("_UNK") > 0
+    assert words.count("<unk>") == content(path_of(corpus, "valid")).decode().split().count("_UNK") > 0
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".xz"])
@@ -99,8 +116,8 @@ def test_data_dir_from_the_environment_and_the_argument_wins(tmp_path, monkeypat
     write_ptb(tmp_path / "environment")
     write_ptb(tmp_path / "argument")
     monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path / "environment"))
-    assert resolve("ptb").train.parent.name == "environment"
-    assert resolve("ptb", str(tmp_path / "argument")).train.parent.name == "argument"
+    assert path_of(resolve("ptb"), "train").parent.name == "environment"
+    assert path_of(resolve("ptb", str(tmp_path / "argument")), "train").parent.name == "argument"
 
 
 def test_one_copy_is_used_never_half_of_each(tmp_path):
@@ -108,7 +125,7 @@ def test_one_copy_is_used_never_half_of_each(tmp_path):
     write_ptb(tmp_path / "ptb")
     (tmp_path / "ptb" / "ptb.valid.txt").unlink()
     corpus = resolve("ptb", str(tmp_path))
-    assert {corpus.path(split).parent for split in SPLITS} == {tmp_path}
+    assert {path_of(corpus, split).parent for split in SPLITS} == {tmp_path}
 
 
 @pytest.mark.parametrize("name", LICENSED)
@@ -157,7 +174,7 @@ def test_single_file_is_cut_in_three_parts_that_share_no_sentence(tmp_path):
     lines = some_sentences(4000) + some_sentences(1000)  # a quarter of the sentences twice
     file.write_text("\n".join(lines), encoding="utf-8")
     corpus = resolve(str(file))
-    assert (corpus.name, corpus.held_out, corpus.card) == ("mine", True, None)
+    assert (corpus.name, corpus.held_out, corpus.card) == ("mine", ("valid", "test"), None)
     parts = {split: list(corpus.sentences(split)) for split in SPLITS}
     assert sorted(sentence for part in parts.values() for sentence in part) == sorted(lines)
     assert not set(parts["train"]) & set(parts["valid"] + parts["test"])
@@ -212,7 +229,7 @@ def test_folder_with_three_splits(tmp_path, names):
     for name in (*names, "README.md", "latest.txt", ".train.txt.swp", "._train.txt", "contrain.txt"):
         (folder / name).write_bytes(b"")
     corpus = resolve(str(folder))
-    assert tuple(corpus.path(split).name for split in SPLITS) == names
+    assert tuple(path_of(corpus, split).name for split in SPLITS) == names
     assert corpus.name == "corpus" and not corpus.held_out
 
 
