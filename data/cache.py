@@ -30,7 +30,7 @@ from textebm.data.text import (
     pieces_of,
     require_sentences,
 )
-from textebm.data.vocabulary import SENTENCES_AT_ONCE, Kind, Numbers, build_tokenizer, chunks, read_tokenizer
+from textebm.data.vocabulary import SENTENCES_AT_ONCE, Kind, Numbers, build_tokenizer, chunks, read_tokenizer, write_tokenizer
 from textebm.errors import CheckpointError, DataError
 from textebm.home import home
 
@@ -72,7 +72,7 @@ def vocabulary(corpus: Corpus, options: VocabularyOptions, watch: Watch | None =
         if not found:
             sentences = _watched(corpus.sentences("train"), watch)
             tokenizer = build_tokenizer(sentences, **dataclasses.asdict(options))
-            _replace(path, lambda temporary: tokenizer.save(str(temporary)))
+            _replace(path, lambda temporary: write_tokenizer(tokenizer, temporary))
     try:
         return read_tokenizer(path)
     except CheckpointError:  # damaged: built anew, once

@@ -47,8 +47,8 @@ def build_tokenizer(
         min_count: words that occur less often do not enter the vocabulary (`bpe`: pairs that occur less often are not
             merged).
         lowercase: whether text is put in lower case first.
-        numbers: `keep` them, replace each word that is a number by `N` (as Penn Treebank does), or each of the
-            `digits` by 0.
+        numbers: `keep` them, replace each word that is a number by `N` (as Penn Treebank does; with `lowercase`: n),
+            or each of the `digits` by 0.
 
     Returns:
         A tokenizer whose ids are <pad> 0, <bos> 1, <eos> 2, <unk> 3, then for `word` the words by falling count, equal
@@ -137,12 +137,12 @@ def _normaliser(lowercase: bool, numbers: Numbers) -> object:
     from tokenizers import Regex, normalizers
 
     parts: list[normalizers.Normalizer] = []
-    if lowercase:
-        parts.append(normalizers.Lowercase())
     if numbers == "N":
         parts.append(normalizers.Replace(Regex(NUMBER), "N"))
     elif numbers == "digits":
         parts.append(normalizers.Replace(Regex("[0-9]"), "0"))
+    if lowercase:  # last, so that the policy leaves alone what it has made: N becomes n, in the text's own N too
+        parts.append(normalizers.Lowercase())
     return normalizers.Sequence(parts) if parts else None
 
 
@@ -218,8 +218,13 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> None:
         **dict(zip(names, SPECIAL_TOKENS, strict=True)),
         "clean_up_tokenization_spaces": False,
     }
-    tokenizer.save(str(folder / TOKENIZER_FILE))
+    write_tokenizer(tokenizer, folder / TOKENIZER_FILE)
     (folder / TOKENIZER_CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tokenizer(tokenizer: "Tokenizer", path: Path) -> None:
+    """Write a tokenizer's JSON file; unlike `Tokenizer.save` it fails with an OSError that says why."""
+    path.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
 def load_tokenizer(folder: str | Path) -> "Tokenizer":

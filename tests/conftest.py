@@ -1,11 +1,14 @@
 """What every test shares: one thread, no network, shapes checked at the borders of functions, real data, GPU skips."""
 
+import atexit
 import contextlib
 import io
 import os
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,6 +22,25 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+
+
+
+def separate_home() -> None:
+    """Give the tests a home folder of their own, so that they neither find nor leave anything in the user's.
+
+    A build of lmplz that is there is used, through a link. Worker processes of one session share the folder of the first.
+    """
+    from textebm.home import VARIABLE, home
+
+    if os.environ.get("TEXTEBM_TEST_HOME") is None:
+        before, own = home(), Path(tempfile.mkdtemp(prefix="textebm-test-home-"))
+        if (before / "kenlm").is_dir():
+            (own / "kenlm").symlink_to((before / "kenlm").resolve())
+        os.environ["TEXTEBM_TEST_HOME"] = os.environ[VARIABLE] = str(own)
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+
+
+separate_home()
 
 import pytest
 import torch

@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from textebm import checkpoint
 from textebm.checkpoint import Progress
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
-from textebm.data.text import build_tokenizer, encode, load_tokenizer
+from textebm.data.registry import Split
+from textebm.data.text import encode
+from textebm.data.vocabulary import build_tokenizer, load_tokenizer
 from textebm.errors import CheckpointError
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner
@@ -26,6 +28,7 @@ CONFIG = Config(
     inference=InferenceConfig(steps=2, step_size=(0.3, 0.1)),
     optimiser=OptimiserConfig(lr=0.05),
 )
+CONTENTS: dict[Split, str] = {"train": "a", "valid": "b", "test": "c"}
 
 
 class Run:
@@ -46,7 +49,7 @@ class Run:
 
     def save(self, best: bool = False, **progress: object) -> Path:
         known = Progress(step=self.number, epoch=self.number, **progress)  # type: ignore[arg-type]
-        return checkpoint.save(self.folder, self.model, self.tokenizer, self.learner, self.config, known, best)
+        return checkpoint.save(self.folder, self.model, self.tokenizer, self.learner, self.config, known, best, CONTENTS)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: t.clone() for name, t in self.model.state_dict().items()}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from textebm import evaluation
 from textebm.config import GeneratorConfig, InferenceConfig, PriorConfig
-from textebm.data.text import EncodedText, build_tokenizer, encode
+from textebm.data.text import EncodedText, encode
+from textebm.data.vocabulary import build_tokenizer
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.random import stream
 
@@ -42,7 +43,7 @@ class TestValidate:
         """In one batch, from the same random streams, by the model's own plain methods."""
         model = make_model()
         measured = evaluation.validate(model, text, seed=5, batch_size=100)
-        order = np.argsort(text.lengths, kind="stable")
+        order = np.argsort(text.lengths[np.arange(len(text))], kind="stable")
         x = text.batch(order)
         posterior = model.infer(x, stream(5, "evaluation", 0, 0))
         start = model.prior.sample_reference(len(order), stream(5, "evaluation", 0, 0))
@@ -51,6 +52,7 @@ class TestValidate:
         by_hand = {
             "sentences": len(SENTENCES),
             "tokens": sum(len(sentence.split()) + 1 for sentence in SENTENCES),
+            "words": sum(len(sentence.split()) + 1 for sentence in SENTENCES),
             "reconstruction_nll": -model.log_prob(x, posterior).mean().item(),
             "prior_nll": -model.log_prob(x, prior).mean().item(),
             "gaussian_nll": -model.log_prob(x, gaussian).mean().item(),
@@ -133,7 +135,7 @@ class Posterior:
 
     def __init__(self, text: EncodedText, between: list[float], within: list[float]) -> None:
         random = np.random.default_rng(0)
-        known = {tuple(text.ids[text.offsets[i] : text.offsets[i + 1]].tolist()) for i in range(len(text))}
+        known = {tuple(text.sentence(i).tolist()) for i in range(len(text))}
         self.means = {words: random.normal(size=len(between)) * np.sqrt(between) for words in sorted(known)}
         self.within = torch.tensor(within).sqrt()
 

@@ -87,7 +87,7 @@ def save(
     config: Config,
     progress: Progress,
     best: bool,
-    contents: dict[Split, str],
+    contents: "dict[Split, str]",
 ) -> Path:
     """Write a checkpoint and point `last` (and `best`, if it is the best) at it; older ones that nothing points at go.
 

@@ -208,7 +208,7 @@ class Config:
     lowercase: bool = False
     """Put text in lower case."""
     numbers: Literal["keep", "N", "digits"] = "keep"
-    """Words that are numbers: keep them, or replace each by N; digits: replace every digit by 0."""
+    """Words that are numbers: keep them, or replace each by N (lowercase: n); digits: replace every digit by 0."""
     max_length: int | None = None
     """Longest sentence in words, end of sentence not counted (default: no limit)."""
     overlong: Literal["drop", "cut"] = "drop"
