@@ -30,7 +30,15 @@ from textebm.data.text import (
     pieces_of,
     require_sentences,
 )
-from textebm.data.vocabulary import SENTENCES_AT_ONCE, Kind, Numbers, build_tokenizer, chunks, read_tokenizer, write_tokenizer
+from textebm.data.vocabulary import (
+    SENTENCES_AT_ONCE,
+    Kind,
+    Numbers,
+    build_tokenizer,
+    chunks,
+    read_tokenizer,
+    write_tokenizer,
+)
 from textebm.errors import CheckpointError, DataError
 from textebm.home import home
 

@@ -134,7 +134,9 @@ class EncodedText:
 
     def words(self, rows: IntArray) -> npt.NDArray[np.int32]:
         """(rows,) words of these sentences, end of sentence not counted."""
-        return _by_piece(np.asarray(rows, dtype=np.int64), lambda n, index: self.pieces[n].words[index]).astype(np.int32)
+        return _by_piece(np.asarray(rows, dtype=np.int64), lambda n, index: self.pieces[n].words[index]).astype(
+            np.int32
+        )
 
     def batch(self, indices: Sequence[int] | IntArray) -> TextBatch:
         """The sentences with these indices as one padded batch, in the order given."""
@@ -246,12 +248,15 @@ def require_sentences(report: EncodingReport, sentences: Iterable[str], options:
         report.blank_lines += sentences.blank_lines
     if report.sentences:
         return
-    unknown = f", and {report.dropped_unknown} for an unknown word" if report.dropped_unknown else ""
-    raise DataError(
-        f"no sentence is left: {report.blank_lines} blank lines, and {report.dropped} sentences longer than "
-        f"max_length = {options.max_length} words dropped{unknown}. Give more text, raise max_length, or cut instead of "
-        "dropping."
-    )
+    lost = [f"{report.blank_lines} blank lines"]
+    advice = ["give more text"]
+    if report.dropped:
+        lost.append(f"{report.dropped} sentences longer than max_length = {options.max_length} words dropped")
+        advice.append("raise max_length, or cut instead of dropping (overlong)")
+    if report.dropped_unknown:
+        lost.append(f"{report.dropped_unknown} sentences dropped for a word outside the vocabulary")
+        advice.append("raise vocab_size, or choose another way with unknown_words")
+    raise DataError(f"no sentence is left: {', '.join(lost)}. What helps: {'; or '.join(advice)}.")
 
 
 def encode_chunks(sentences: Iterable[str], tokenizer: "Tokenizer", options: EncodingOptions) -> Iterator[Chunk]:

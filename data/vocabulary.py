@@ -61,7 +61,9 @@ def build_tokenizer(
     units, smallest = (BYTES, "the bytes") if kind == "bpe" else (1, "one word")
     if vocab_size < len(SPECIAL_TOKENS) + units:
         needed = len(SPECIAL_TOKENS) + units
-        raise ConfigError(f"vocab_size is {vocab_size}: it must be at least {needed}, four special tokens and {smallest}")
+        raise ConfigError(
+            f"vocab_size is {vocab_size}: it must be at least {needed}, four special tokens and {smallest}"
+        )
     make = _byte_pair_tokenizer if kind == "bpe" else _word_tokenizer
     tokenizer = make(sentences, vocab_size, min_count, _normaliser(lowercase, numbers))
     return tokenizer
@@ -205,7 +207,9 @@ def decode(tokenizer: "Tokenizer", ids: Iterable[int]) -> str:
     text = tokenizer.decode(kept, skip_special_tokens=False)
     if tokenizer.decoder is None:  # words
         return text
-    return " ".join(text.replace("\0", "").split())  # bytes can spell a line break or a NUL, which no line of text holds
+    return " ".join(
+        text.replace("\0", "").split()
+    )  # bytes can spell a line break or a NUL, which no line of text holds
 
 
 def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> None:

@@ -24,7 +24,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 
-
 def separate_home() -> None:
     """Give the tests a home folder of their own, so that they neither find nor leave anything in the user's.
 
@@ -141,9 +140,15 @@ def process_words(*words: object) -> list[str]:
     return [sys.executable, *quiet, "-m", "textebm", *map(str, words)]
 
 
-def run_process(*words: object, cwd: Path) -> Done:
-    """`textebm WORDS` as a process of its own."""
-    done = subprocess.run(process_words(*words), cwd=cwd, env=CPU_ONLY, capture_output=True, text=True, check=False)
+def run_process(*words: object, cwd: Path, largest_file_kb: int | None = None) -> Done:
+    """`textebm WORDS` as a process of its own.
+
+    `largest_file_kb` limits what it can write to one file: a write beyond it fails as on a full disk.
+    """
+    command = process_words(*words)
+    if largest_file_kb is not None:
+        command = ["bash", "-c", f'ulimit -f {largest_file_kb}; exec "$@"', "limited", *command]
+    done = subprocess.run(command, cwd=cwd, env=CPU_ONLY, capture_output=True, text=True, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -164,8 +169,8 @@ def command(tmp_path: Path) -> Command:
 def process(tmp_path: Path) -> Command:
     """`textebm ...` as a process of its own, run in the test's folder."""
 
-    def run(*words: object, cwd: Path = tmp_path) -> Done:
-        return run_process(*words, cwd=cwd)
+    def run(*words: object, cwd: Path = tmp_path, **limits: int) -> Done:
+        return run_process(*words, cwd=cwd, **limits)
 
     return run
 

@@ -55,11 +55,14 @@ class Progress:
 def write_text(path: Path, text: str) -> None:
     """Replace a file by `text` in one move, so that no reader ever sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -112,10 +115,14 @@ def save(
         temporary = folder / f".step-{progress.step}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        model.save_pretrained(temporary)
-        save_tokenizer(tokenizer, temporary)
-        save_tensors(_optimiser_state(learner), temporary / OPTIMISER)
-        write_text(temporary / RUN, described)
+        try:
+            model.save_pretrained(temporary)
+            save_tokenizer(tokenizer, temporary)
+            save_tensors(_optimiser_state(learner), temporary / OPTIMISER)
+            write_text(temporary / RUN, described)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)  # on a full disk the room is wanted
+            raise
         shutil.rmtree(final, ignore_errors=True)  # left by a crash: nothing points at it
         temporary.rename(final)
     for name in ("last", "best") if best else ("last",):

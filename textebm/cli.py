@@ -304,6 +304,7 @@ def reconstruct(arguments: Sequence[str]) -> int:
     """`textebm reconstruct`."""
     chosen = parse(options.Reconstruct, "reconstruct", arguments)
     from textebm import generation
+    from textebm.data.vocabulary import apply_policy
     from textebm.lm_eval.corpus import read_sentences
 
     lines = list(read_sentences(Path(chosen.file), keep_blank=True))
@@ -315,7 +316,8 @@ def reconstruct(arguments: Sequence[str]) -> int:
         _write("\n".join(next(again) if line else "" for line in lines), chosen.output)  # line by line beside the file
         return 0
     pairs = [{"text": a, "reconstruction": b} for a, b in zip(sentences, written, strict=True)]
-    _write(json.dumps({**_bleu(written, sentences), "sentences": pairs}, ensure_ascii=False, indent=2), chosen.output)
+    as_read = list(apply_policy(tokenizer, sentences))  # a model of lower case is not blamed for the text's capitals
+    _write(json.dumps({**_bleu(written, as_read), "sentences": pairs}, ensure_ascii=False, indent=2), chosen.output)
     return 0
 
 

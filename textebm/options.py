@@ -49,7 +49,7 @@ class DecodingOptions:
     beam_size: int = 5
     """Hypotheses kept by --decoding beam."""
     max_length: int | None = None
-    """Longest sentence in words (default: that of the longest training sentence)."""
+    """Longest sentence in tokens, which are words or byte pairs (default: that of the longest training sentence)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ class PerplexityOptions(ModelOptions):
     text_field: str | None = None
     """Field of JSON lines, or column of a hub data set, that holds the text (default: that of the run, else text)."""
     vocab_size: int | None = None
-    """Largest vocabulary of the real text (default: that of the model; with --samples and --data alone, all words)."""
+    """Largest vocabulary of the real text (default: that of the model if it is one of words, else all words)."""
     decoding: str | None = None
     """How the sentences of --samples were decoded, for the signature, such as sample-t1 (the headline protocol's)."""
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,7 +141,8 @@ def train(
 
     Raises:
         DataError: the corpus is unusable.
-        CheckpointError: the folder holds a run already (and `resume` is false), or one of another configuration.
+        CheckpointError: the folder holds a run already (and `resume` is false), or one of another configuration or
+            text; or it cannot be written any more.
         DivergenceError: a loss or a latent is not finite, or energies have run away; the last good checkpoint stays.
     """
     run = _Run(config, corpus, run_dir, limits or Limits(), torch.device(device), observer or Silent())
@@ -334,9 +336,33 @@ class _Run:
     def _save(self, best: bool) -> None:
         self._read_losses()
         self.progress = dataclasses.replace(self.progress, seconds=self.before + self._sitting())
-        self.saved = checkpoint.save(
-            self.run_dir, self.model, self.splits.tokenizer, self.learner, self.config, self.progress, best, self.contents
-        )
+        with self._writing():
+            self.saved = checkpoint.save(
+                self.run_dir,
+                self.model,
+                self.splits.tokenizer,
+                self.learner,
+                self.config,
+                self.progress,
+                best,
+                self.contents,
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say what is lost, and what is not, when the run folder cannot be written: the disk is full, say."""
+        try:
+            yield
+        except OSError as error:
+            last = checkpoint.pointed_at(self.run_dir, "last")
+            what = f"{self.run_dir} cannot be written at step {self.progress.step}: {error.strerror or error}"
+            if last is None:
+                raise CheckpointError(
+                    f"{what}. No checkpoint had been saved yet: make room there and start again"
+                ) from None
+            raise CheckpointError(
+                f"{what}. {last} is saved: make room there, then go on with: textebm train --resume {self.run_dir}"
+            ) from None
 
     def _log(self, kind: str, **values: Any) -> None:  # noqa: ANN401
         line = {
@@ -346,7 +372,7 @@ class _Run:
             "seconds": round(self.before + self._sitting(), 3),
             **values,
         }
-        with (self.run_dir / "log.jsonl").open("a", encoding="utf-8") as log:
+        with self._writing(), (self.run_dir / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n")
         self.observer.record(line)
 

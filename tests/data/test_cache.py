@@ -151,7 +151,9 @@ def test_a_damaged_entry_is_built_anew(folder, home, harm):
             path.write_text("{", encoding="utf-8")
     else:
         for path in set(encoded.glob("*.json")) - set(encoded.glob("*.vocabulary.json")):
-            path.write_text('{"size":' if harm == "cut the report" else '{"size": 1, "report": {"x": 1}}', encoding="utf-8")
+            path.write_text(
+                '{"size":' if harm == "cut the report" else '{"size": 1, "report": {"x": 1}}', encoding="utf-8"
+            )
     tokenizer, splits, built = get(folder)
     assert built
     assert [sentences_of(tokenizer, text) for text in splits] == expected

@@ -43,7 +43,9 @@ def test_words_round_trip_on_real_sentences():
     assert encoded.sentence(0).dtype == np.int32
 
 
-words_of_text = st.sampled_from(["the", "cat", "sat", "dog", "<unk>", "<eos>", "<pad>", "Zebra", "zebra", "<eos>x", "é"])
+words_of_text = st.sampled_from(
+    ["the", "cat", "sat", "dog", "<unk>", "<eos>", "<pad>", "Zebra", "zebra", "<eos>x", "é"]
+)
 
 
 @given(
@@ -151,10 +153,15 @@ def test_blank_lines_are_counted_whether_the_reader_or_the_encoder_meets_them(to
 
 
 def test_nothing_left_says_why(tokenizer):
-    with pytest.raises(DataError, match="0 blank lines, and 4 sentences longer than max_length = 1 words dropped"):
+    with pytest.raises(
+        DataError,
+        match=r"0 blank lines, 4 sentences longer than max_length = 1 words dropped\. What helps: .*raise max_length",
+    ):
         encode(TEXT, tokenizer, max_length=1)
-    with pytest.raises(DataError, match="no sentence is left"):
+    with pytest.raises(DataError, match=r"no sentence is left: 0 blank lines\. What helps: give more text\."):
         encode([], tokenizer)
+    with pytest.raises(DataError, match=r"1 sentences dropped for a word outside the vocabulary\. .*raise vocab_size"):
+        encode(["zebra"], tokenizer, unknown_words="drop")
 
 
 def test_batch_is_padded_text_between_bos_and_eos(tokenizer):

@@ -125,7 +125,9 @@ def test_words_are_counted_as_python_would(sentences):
 
 def test_rare_words_stay_out():
     assert set(build_tokenizer(TEXT, 100, min_count=2).get_vocab()) == {*SPECIAL_TOKENS, "the", "cat", "ran"}
-    with pytest.raises(DataError, match="no word occurs 9 times: the most frequent of the training split occurs 3 times"):
+    with pytest.raises(
+        DataError, match="no word occurs 9 times: the most frequent of the training split occurs 3 times"
+    ):
         build_tokenizer(TEXT, 100, min_count=9)
 
 

@@ -154,13 +154,14 @@ class LatentEBM(nn.Module):
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file that is as readable for others as any new file (the library makes it private)."""
-    from safetensors.torch import save_file
+    """Write a safetensors file, as any other file is written: the library's own writer makes it private.
 
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(mode)
+    Raises:
+        OSError: it cannot be written; a full disk, say.
+    """
+    from safetensors.torch import save
+
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
