@@ -4,10 +4,10 @@
 
 Makes corpora out of the demo corpus by repetition with variation (each sentence with one word replaced by another), and
 runs `textebm train` on each as a process of its own, in a cache folder of its own, while looking at its memory. Writes
-results/corpus-memory.json and docs/corpus-memory.svg. The largest corpus takes about a gigabyte of disk while it runs.
+results/corpus-memory.json and docs/corpus-memory.svg. The largest corpus takes two gigabytes of disk while it runs.
 
-Two figures are looked at: memory of the process's own (RssAnon, what it asked for and fills), and pages of files that it
-has mapped (RssFile, which the system takes back when it needs the room). Linux only.
+Two figures are looked at: memory of the process's own (RssAnon, what it asked for and fills), and pages of files that
+it has mapped (RssFile, which the system takes back when it needs the room). Linux only.
 """
 
 import argparse
@@ -25,10 +25,19 @@ from textebm import hardware
 from textebm.data.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = """\
---prior.latent-dim 8 --prior.width 32 --prior.steps 5 --generator.embedding-dim 32 --generator.hidden-dim 32
---inference.steps 2 --evaluation.sentences 100 --evaluation.active-unit-sentences 0 --vocab-size 5000 --batch-size 64
-""".split()
+SMALL = {
+    "prior.latent-dim": 8,
+    "prior.width": 32,
+    "prior.steps": 5,
+    "generator.embedding-dim": 32,
+    "generator.hidden-dim": 32,
+    "inference.steps": 2,
+    "evaluation.sentences": 100,
+    "evaluation.active-unit-sentences": 0,
+    "vocab-size": 5000,
+    "batch-size": 64,
+}
+"""A model so small that the corpus, and not the model, is what is measured."""
 LOOK_EVERY = 0.02
 
 
@@ -60,7 +69,8 @@ def train(corpus: Path, folder: Path, steps: int) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name in ("first", "cached"):
         command = [sys.executable, "-m", "textebm", "train", "--config", "ptb-small", "--data", str(corpus)]
-        command += ["--run-dir", str(folder / name), "--max-steps", str(steps), "--device", "cpu", *SMALL]
+        command += ["--run-dir", str(folder / name), "--max-steps", str(steps), "--device", "cpu"]
+        command += [word for key, value in SMALL.items() for word in (f"--{key}", str(value))]
         environment = {**os.environ, "TEXTEBM_HOME": str(folder / "home")}
         began = time.monotonic()
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:

@@ -49,7 +49,7 @@ FORMAT = 1
 """Of keys and files: another number, and everything is built anew."""
 
 Watch = Callable[[str, int], object]
-"""Called while an entry is built, with what is being made (`vocabulary`, or a split) and the number of sentences done."""
+"""Called while an entry is built, with what is being made (`vocabulary`, or a split) and the sentences just done."""
 
 
 def folder() -> Path:
@@ -132,8 +132,8 @@ def _building(path: Path, whole: Callable[[], bool] | None = None) -> Iterator[b
             yield whole()
     except OSError as error:
         raise DataError(
-            f"the cache of encoded text in {path.parent} cannot be written ({error.strerror or error}). Make room or give "
-            "permission there, or name another folder in the environment variable TEXTEBM_HOME."
+            f"the cache of encoded text in {path.parent} cannot be written ({error.strerror or error}). Make room or "
+            "give permission there, or name another folder in the environment variable TEXTEBM_HOME."
         ) from None
 
 

@@ -195,7 +195,8 @@ class EncodingOptions:
     Args:
         max_length: longest sentence in words, end of sentence not counted; None: no limit.
         overlong: whether longer sentences are dropped or cut to `max_length`.
-        unknown_words: whether a word outside the vocabulary becomes <unk>, its sentence is dropped, or the text refused.
+        unknown_words: whether words outside the vocabulary become <unk>, their sentences are dropped, or the text is
+            refused.
     """
 
     max_length: int | None = None
@@ -315,9 +316,10 @@ class _Encoder:
         if self.options.unknown_words == "refuse" and outside.any():
             first = int(np.argmax(outside))
             sentence = sentences[int(np.searchsorted(offsets, first, side="right")) - 1]
+            word = words[first].as_py()
             raise DataError(
-                f"the word {words[first].as_py()!r} is not in the vocabulary (in: {shorten(sentence)}), and unknown_words = "
-                "refuse. Raise vocab_size, lower min_count, or choose replace or drop."
+                f"the word {word!r} is not in the vocabulary (in: {shorten(sentence)}), and unknown_words = refuse. "
+                "Raise vocab_size, lower min_count, or choose replace or drop."
             )
         chunk = Chunk(ids, lengths, lengths)
         if (limit := self.options.max_length) is not None:

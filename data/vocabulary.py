@@ -130,7 +130,7 @@ class _Counted:
 
     def __iter__(self) -> Iterator[str]:
         for sentence in self.sentences:
-            self.words = self.words or not sentence.isspace() and bool(sentence)
+            self.words = self.words or (not sentence.isspace() and bool(sentence))
             yield sentence
 
 
@@ -197,7 +197,7 @@ def chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def decode(tokenizer: "Tokenizer", ids: Iterable[int]) -> str:
-    """The sentence that ids stand for, words joined by single blanks: up to the first <eos>, without <pad> and <bos>."""
+    """The sentence that ids stand for, words joined by blanks: up to the first <eos>, without <pad> and <bos>."""
     kept = []
     for index in map(int, ids):
         if index == EOS:

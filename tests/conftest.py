@@ -27,7 +27,7 @@ os.environ["MPLBACKEND"] = "Agg"
 def separate_home() -> None:
     """Give the tests a home folder of their own, so that they neither find nor leave anything in the user's.
 
-    A build of lmplz that is there is used, through a link. Worker processes of one session share the folder of the first.
+    A build of lmplz that is there is used, through a link. Worker processes share the first one's folder.
     """
     from textebm.home import VARIABLE, home
 
@@ -41,10 +41,10 @@ def separate_home() -> None:
 
 separate_home()
 
-import pytest
-import torch
-from hypothesis import settings
-from jaxtyping import install_import_hook
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 
 def check_shapes(package: str) -> None:

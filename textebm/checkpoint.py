@@ -204,8 +204,8 @@ def read_contents(folder: Path) -> dict[str, str]:
     described = read_json(folder / RUN)
     if _check_format(folder, described) < FORMAT:
         raise CheckpointError(
-            f"{folder} was written by an earlier version of textebm, in which sentences came in another order: its model "
-            "can be sampled and measured, but training cannot go on from it. Train anew: textebm train --config "
+            f"{folder} was written by an earlier version of textebm, in which sentences came in another order: its "
+            "model can be sampled and measured, but training cannot go on from it. Train anew: textebm train --config "
             f"{folder.parent.parent / 'config.json'}"
         )
     contents = described.get("contents")
@@ -219,7 +219,8 @@ def _check_format(folder: Path, described: dict[str, Any]) -> int:
     written = described.get("format", 1)
     if not isinstance(written, int) or written > FORMAT:
         raise CheckpointError(
-            f"{folder / RUN} has format {written!r}; this version of textebm reads formats up to {FORMAT}: upgrade textebm"
+            f"{folder / RUN} has format {written!r}; this version of textebm reads formats up to {FORMAT}: upgrade "
+            "textebm"
         )
     return written
 

@@ -222,8 +222,8 @@ class _Run:
         if changed:
             where = ", ".join(f"{self.corpus.describe(split)} ({split})" for split in SPLITS if split in changed)
             raise CheckpointError(
-                f"{self.run_dir} was trained on other text than there is now in {where}. Bring the former text back, or "
-                f"start a new run on this one: textebm train --config {self.run_dir / 'config.json'}"
+                f"{self.run_dir} was trained on other text than there is now in {where}. Bring the former text back, "
+                f"or start a new run on this one: textebm train --config {self.run_dir / 'config.json'}"
             )
 
     def _prepare_folder(self, step: int) -> None:

@@ -58,7 +58,8 @@ def test_encoding_is_what_a_plain_loop_over_words_gives(sentences, max_length, o
     tokenizer = build_tokenizer(TEXT, 100)
     known = tokenizer.get_vocab()
     expected, report = [], dict.fromkeys(("dropped", "cut", "dropped_unknown", "blank_lines", "special_words"), 0)
-    for words in map(str.split, sentences):
+    for sentence in sentences:
+        words = sentence.split()
         if not words:
             report["blank_lines"] += 1
             continue
