@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
 
-from textebm.data.sources import DEFAULT_TEXT_FIELD, STANDARD_INPUT, Source, TextFiles, pipe_folder, spool
+from textebm.data.sources import DEFAULT_TEXT_FIELD, HUB_PREFIX, STANDARD_INPUT, Source, TextFiles, pipe_folder, spool
 from textebm.errors import DataError
 from textebm.lm_eval.corpus import UNKNOWN, shown
 
@@ -219,17 +219,20 @@ def resolve(data: str, data_dir: str | None = None, text_field: str | None = Non
 
     Args:
         data: name of a corpus that has a card (it wins over a file of that name), a text file (plain, .gz, .xz,
-            .jsonl), a folder with train, valid (or validation, dev) and test files, a folder of other text files, or
-            `-` for standard input.
+            .jsonl), a folder with train, valid (or validation, dev) and test files, a folder of other text files,
+            `-` for standard input, or `hf:NAME` for a data set that `datasets` reads, of the hub or a local one.
         data_dir: folder with local copies of named corpora, as `data_dir/ptb/ptb.train.txt` or
             `data_dir/ptb.train.txt`; else the environment variable TEXTEBM_DATA.
-        text_field: the field of JSON lines that holds the text (default: text).
+        text_field: the field of JSON lines (default: text), or the column of a data set (default: text, or its only one
+            of strings), that holds the text.
 
     Raises:
         DataError: no such corpus, file or split; the message says where to get it, or names the nearest.
     """
     if data in card_names():
         return _named(load_card(data), data_dir)
+    if data.startswith(HUB_PREFIX):
+        return _hub(data, text_field)
     path = Path(settled(data, text_field)).expanduser()
     field = text_field or DEFAULT_TEXT_FIELD
     try:
@@ -271,10 +274,37 @@ def settled(data: str, text_field: str | None = None) -> str:
 
 def short_name(data: str) -> str:
     """What a corpus is called in the names of runs: a file's name without its endings, in letters, digits, `_`, `-`."""
-    path = Path(data)
-    if path.parent == pipe_folder():
-        return f"stdin-{path.name[:12]}"
-    return re.sub(r"[^\w-]+", "-", _stem(path).split(".")[0]).strip("-") or "data"
+    if data.startswith(HUB_PREFIX):
+        from textebm.data.hub import Reference
+
+        name = Reference.parse(data).short
+    elif Path(data).parent == pipe_folder():
+        name = f"stdin-{Path(data).name[:12]}"
+    else:
+        name = _stem(Path(data)).split(".")[0]
+    return re.sub(r"[^\w-]+", "-", name).strip("-") or "data"
+
+
+def _hub(data: str, text_field: str | None) -> Corpus:
+    """The corpus in a data set; what it lacks of valid and test is held out of train."""
+    from textebm.data import hub
+
+    reference = hub.Reference.parse(data)
+    found = hub.load(reference)
+    column = found.text_column(text_field)
+    names = {split: next(filter(found.splits.__contains__, SPLIT_NAMES[split]), None) for split in SPLITS}
+    if names["train"] is None and len(found.splits) == 1:
+        names = {"train": next(iter(found.splits)), "valid": None, "test": None}
+    if names["train"] is None:
+        raise DataError(f"{reference} has no split named train; its splits: {', '.join(found.splits)}")
+
+    def source(split: Split) -> hub.Column | None:
+        name = names[split]
+        return None if name is None else hub.Column(found.name, column, name, found.splits[name])
+
+    train = source("train")
+    assert train is not None
+    return Corpus(reference.short, train, source("valid"), source("test"))
 
 
 def _nearest(name: str) -> str:
