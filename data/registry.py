@@ -14,7 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
 
-from textebm.data.sources import DEFAULT_TEXT_FIELD, STANDARD_INPUT, Source, TextFiles, pipe_folder, spool
+from textebm.data import download
+from textebm.data.sources import DEFAULT_TEXT_FIELD, HUB_PREFIX, STANDARD_INPUT, Source, TextFiles, pipe_folder, spool
 from textebm.errors import DataError
 from textebm.lm_eval.corpus import UNKNOWN, shown
 
@@ -58,9 +59,20 @@ class Card:
     embedded: bool
     """Whether the files ship with the package."""
     splits: dict[Split, SplitCard]
+    download: dict[Split, str]
+    """Where each file is published, as an address; empty where it is published nowhere in this form."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.title})"
+
+    @property
+    def advice(self) -> str:
+        """Where to get it by hand, and how to name the folder."""
+        files = ", ".join(self.splits[split].files[0] for split in SPLITS)
+        return (
+            f"Where to get it: {self.source} Then put {files} (plain, .gz or .xz) into FOLDER/{self.name}, and name "
+            f"FOLDER with --data-dir or in the environment variable {DATA_DIR_VARIABLE}."
+        )
 
 
 class Sentences(Iterator[str]):
@@ -211,6 +223,7 @@ def load_card(name: str) -> Card:
         unknown=values.get("unknown"),
         embedded=values.get("embedded", False),
         splits=splits,
+        download=values.get("download", {}),
     )
 
 
@@ -219,17 +232,21 @@ def resolve(data: str, data_dir: str | None = None, text_field: str | None = Non
 
     Args:
         data: name of a corpus that has a card (it wins over a file of that name), a text file (plain, .gz, .xz,
-            .jsonl), a folder with train, valid (or validation, dev) and test files, a folder of other text files, or
-            `-` for standard input.
+            .jsonl), a folder with train, valid (or validation, dev) and test files, a folder of other text files,
+            `-` for standard input, or `hf:NAME` for a data set that `datasets` reads, of the hub or a local one.
         data_dir: folder with local copies of named corpora, as `data_dir/ptb/ptb.train.txt` or
-            `data_dir/ptb.train.txt`; else the environment variable TEXTEBM_DATA.
-        text_field: the field of JSON lines that holds the text (default: text).
+            `data_dir/ptb.train.txt`; else the environment variable TEXTEBM_DATA, else what was downloaded before, else
+            a download where the corpus is published.
+        text_field: the field of JSON lines (default: text), or the column of a data set (default: text, or its only one
+            of strings), that holds the text.
 
     Raises:
         DataError: no such corpus, file or split; the message says where to get it, or names the nearest.
     """
     if data in card_names():
         return _named(load_card(data), data_dir)
+    if data.startswith(HUB_PREFIX):
+        return _hub(data, text_field)
     path = Path(settled(data, text_field)).expanduser()
     field = text_field or DEFAULT_TEXT_FIELD
     try:
@@ -271,10 +288,37 @@ def settled(data: str, text_field: str | None = None) -> str:
 
 def short_name(data: str) -> str:
     """What a corpus is called in the names of runs: a file's name without its endings, in letters, digits, `_`, `-`."""
-    path = Path(data)
-    if path.parent == pipe_folder():
-        return f"stdin-{path.name[:12]}"
-    return re.sub(r"[^\w-]+", "-", _stem(path).split(".")[0]).strip("-") or "data"
+    if data.startswith(HUB_PREFIX):
+        from textebm.data.hub import Reference
+
+        name = Reference.parse(data).short
+    elif Path(data).parent == pipe_folder():
+        name = f"stdin-{Path(data).name[:12]}"
+    else:
+        name = _stem(Path(data)).split(".")[0]
+    return re.sub(r"[^\w-]+", "-", name).strip("-") or "data"
+
+
+def _hub(data: str, text_field: str | None) -> Corpus:
+    """The corpus in a data set; what it lacks of valid and test is held out of train."""
+    from textebm.data import hub
+
+    reference = hub.Reference.parse(data)
+    found = hub.load(reference)
+    column = found.text_column(text_field)
+    names = {split: next(filter(found.splits.__contains__, SPLIT_NAMES[split]), None) for split in SPLITS}
+    if names["train"] is None and len(found.splits) == 1:
+        names = {"train": next(iter(found.splits)), "valid": None, "test": None}
+    if names["train"] is None:
+        raise DataError(f"{reference} has no split named train; its splits: {', '.join(found.splits)}")
+
+    def source(split: Split) -> hub.Column | None:
+        name = names[split]
+        return None if name is None else hub.Column(found.name, column, name, found.splits[name])
+
+    train = source("train")
+    assert train is not None
+    return Corpus(reference.short, train, source("valid"), source("test"))
 
 
 def _nearest(name: str) -> str:
@@ -284,39 +328,62 @@ def _nearest(name: str) -> str:
 
 
 def _named(card: Card, data_dir: str | None) -> Corpus:
-    if card.embedded:
-        roots = [Path(str(resources.files("textebm.data"))) / card.name]
-    else:
-        root = _data_dir(card, data_dir)
-        roots = [root / card.name, root]
-    found = max((_files_in(root, card) for root in roots), key=len)  # of one folder, never half of each
-    if missing := [card.splits[split].files[0] for split in SPLITS if split not in found]:
-        raise DataError(
-            f"{card}: no {', '.join(missing)} (plain, .gz or .xz) in {' or '.join(map(str, roots))}. "
-            + _where_to_get(card)
-        )
-    train, valid, test = (TextFiles((found[split],)) for split in SPLITS)
+    paths = locate(card, data_dir)
+    if paths is None:
+        if not card.download:
+            raise DataError(f"{card}: it does not ship with textebm, and no folder with a copy is named. {card.advice}")
+        paths = {split: file.path for split, file in fetch(card).items()}
+    train, valid, test = (TextFiles((paths[split],)) for split in SPLITS)
     return Corpus(card.name, train, valid, test, card.unknown, card)
 
 
-def _data_dir(card: Card, data_dir: str | None) -> Path:
+def locate(card: Card, data_dir: str | None = None) -> dict[Split, Path] | None:
+    """The files of a named corpus on this machine, or None where it is not here.
+
+    They are looked for in the package; in `data_dir`, else in the folder of TEXTEBM_DATA; and among the downloads.
+
+    Raises:
+        DataError: `data_dir` lacks a file, or has no such folder; or TEXTEBM_DATA has some of the files and not all.
+    """
+    if card.embedded:
+        return _complete(card, [Path(str(resources.files("textebm.data"))) / card.name])
     given, said_by = (data_dir, "data_dir") if data_dir else (os.environ.get(DATA_DIR_VARIABLE), DATA_DIR_VARIABLE)
-    if not given:
+    if given:
+        root = Path(given).expanduser()
+        if not root.is_dir():
+            raise DataError(f"{said_by} is {str(root)!r}, which is no folder. {card.advice}")
+        roots = [root / card.name, root]
+        if data_dir or any(_files_in(folder, card) for folder in roots):
+            return _complete(card, roots)
+    kept = _files_in(download.folder_of(card.name), card)
+    return kept if len(kept) == len(SPLITS) else None
+
+
+def fetch(card: Card) -> dict[Split, download.Fetched]:
+    """Download a named corpus to `TEXTEBM_HOME/data/NAME/`; files that are there already are only checked.
+
+    Raises:
+        DataError: the corpus is published nowhere that is known, the network cannot or may not be used, or what comes
+            is not what was published.
+    """
+    if not card.download:
+        raise DataError(f"{card}: there is no place to download it from as it is. {card.advice}")
+    wanted = {
+        split: download.Published(card.splits[split].files[0], card.download[split], card.splits[split].sha256)
+        for split in SPLITS
+    }
+    found = download.fetch(card.name, wanted, card.advice)
+    return {split: found[split] for split in SPLITS}
+
+
+def _complete(card: Card, roots: list[Path]) -> dict[Split, Path]:
+    """All files of a card out of one of these folders: of one folder, never half of each."""
+    found = max((_files_in(root, card) for root in roots), key=len)
+    if missing := [card.splits[split].files[0] for split in SPLITS if split not in found]:
         raise DataError(
-            f"{card}: it does not ship with textebm, and no folder with a copy is named. {_where_to_get(card)}"
+            f"{card}: no {', '.join(missing)} (plain, .gz or .xz) in {' or '.join(map(str, roots))}. {card.advice}"
         )
-    root = Path(given).expanduser()
-    if not root.is_dir():
-        raise DataError(f"{said_by} is {str(root)!r}, which is no folder. {_where_to_get(card)}")
-    return root
-
-
-def _where_to_get(card: Card) -> str:
-    files = ", ".join(card.splits[split].files[0] for split in SPLITS)
-    return (
-        f"Where to get it: {card.source} Then put {files} (plain, .gz or .xz) into FOLDER/{card.name}, and name FOLDER "
-        f"with --data-dir or in the environment variable {DATA_DIR_VARIABLE}."
-    )
+    return found
 
 
 def _files_in(root: Path, card: Card) -> dict[Split, Path]:

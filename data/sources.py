@@ -12,6 +12,7 @@ from textebm.home import home
 from textebm.lm_eval.corpus import holds_json_lines, read_sentences, shown
 
 STANDARD_INPUT = "-"
+HUB_PREFIX = "hf:"
 DEFAULT_TEXT_FIELD = "text"
 READ_AT_ONCE = 1 << 20
 

@@ -25,8 +25,9 @@ LICENSED = ("ptb", "snli", "yahoo")
 
 
 @pytest.fixture(autouse=True)
-def _no_data_dir(monkeypatch):
+def _no_data_dir(monkeypatch, tmp_path):
     monkeypatch.delenv(DATA_DIR_VARIABLE, raising=False)
+    monkeypatch.setenv("TEXTEBM_HOME", str(tmp_path / "home"))
 
 
 def write_ptb(folder: Path, ending: str = "") -> None:
