@@ -8,7 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -134,6 +134,8 @@ class Corpus:
     unknown: str | None = None
     """The word that stands for an unknown one in the source; read as <unk>."""
     card: Card | None = None
+    _digests: dict[Split, str] = field(default_factory=dict, compare=False, repr=False)
+    """Digests that were computed: a text is read once for its own."""
 
     @property
     def held_out(self) -> tuple[Split, ...]:
@@ -166,18 +168,21 @@ class Corpus:
     def digest(self, split: Split) -> str:
         """SHA-256, as hexadecimal digits, of what decides the sentences of a split: the same wherever they lie.
 
-        It covers the source's content, how the unknown word is written there, and what is held out.
+        It covers the source's content, how the unknown word is written there, and what is held out. The content is
+        read once; what is written to it later is not noticed by this object.
 
         Raises:
             DataError: the source cannot be read.
         """
-        shares = self._shares(split)
-        decides = {
-            "content": self.source(split).digest(),
-            "unknown": self.unknown or UNKNOWN,
-            "shares": None if shares is None else [sorted(shares), HOLD_OUT_SHARES],
-        }
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        if split not in self._digests:
+            shares = self._shares(split)
+            decides = {
+                "content": self.source(split).digest(),
+                "unknown": self.unknown or UNKNOWN,
+                "shares": None if shares is None else [sorted(shares), HOLD_OUT_SHARES],
+            }
+            self._digests[split] = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return self._digests[split]
 
 
 def _with_our_unknown(sentence: str, unknown: str | None) -> str:
