@@ -374,7 +374,7 @@ def fetch(card: Card) -> dict[Split, download.Fetched]:
     if not card.download:
         raise DataError(f"{card}: there is no place to download it from as it is. {card.advice}")
     wanted = {
-        split: download.Published(card.splits[split].files[0], card.download[split], card.splits[split].sha256)
+        str(split): download.Published(card.splits[split].files[0], card.download[split], card.splits[split].sha256)
         for split in SPLITS
     }
     found = download.fetch(card.name, wanted, card.advice)

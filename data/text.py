@@ -116,7 +116,7 @@ class EncodedText:
         report: what became of the split.
     """
 
-    def __init__(self, pieces: Sequence[Piece], report: EncodingReport) -> None:
+    def __init__(self, pieces: Iterable[Piece], report: EncodingReport) -> None:
         self.pieces, self.report = tuple(pieces), report
 
     def __len__(self) -> int:
@@ -388,7 +388,8 @@ def pieces_of(encoded: Iterable[Chunk], report: EncodingReport) -> Iterator[Piec
 
 
 def _joined(parts: list[Chunk]) -> Chunk:
-    return Chunk(*(np.concatenate([getattr(c, key) for c in parts]) for key in ("ids", "lengths", "words")))
+    ids, lengths, words = (np.concatenate([getattr(c, key) for c in parts]) for key in ("ids", "lengths", "words"))
+    return Chunk(ids, lengths, words)
 
 
 def _piece(chunk: Chunk) -> Piece:

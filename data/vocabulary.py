@@ -18,6 +18,7 @@ from textebm.model.recurrent import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.normalizers import Normalizer
 
 Kind = Literal["word", "bpe"]
 Numbers = Literal["keep", "N", "digits"]
@@ -69,7 +70,7 @@ def build_tokenizer(
     return tokenizer
 
 
-def _word_tokenizer(sentences: Iterable[str], vocab_size: int, min_count: int, normaliser: object) -> "Tokenizer":
+def _word_tokenizer(sentences: Iterable[str], vocab_size: int, min_count: int, normaliser: "Normalizer | None") -> "Tokenizer":
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -95,7 +96,7 @@ def _word_tokenizer(sentences: Iterable[str], vocab_size: int, min_count: int, n
     return tokenizer
 
 
-def _byte_pair_tokenizer(sentences: Iterable[str], vocab_size: int, min_count: int, normaliser: object) -> "Tokenizer":
+def _byte_pair_tokenizer(sentences: Iterable[str], vocab_size: int, min_count: int, normaliser: "Normalizer | None") -> "Tokenizer":
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from tokenizers.trainers import BpeTrainer
@@ -134,7 +135,7 @@ class _Counted:
             yield sentence
 
 
-def _normaliser(lowercase: bool, numbers: Numbers) -> object:
+def _normaliser(lowercase: bool, numbers: Numbers) -> "Normalizer | None":
     """The text policy as a normaliser of `tokenizers`; None leaves text as it is."""
     from tokenizers import Regex, normalizers
 
@@ -148,8 +149,8 @@ def _normaliser(lowercase: bool, numbers: Numbers) -> object:
     return normalizers.Sequence(parts) if parts else None
 
 
-def _normalised(sentences: Iterable[str], normaliser: object) -> Iterable[str]:
-    return sentences if normaliser is None else map(normaliser.normalize_str, sentences)  # type: ignore[attr-defined]
+def _normalised(sentences: Iterable[str], normaliser: "Normalizer | None") -> Iterable[str]:
+    return sentences if normaliser is None else map(normaliser.normalize_str, sentences)
 
 
 def apply_policy(tokenizer: "Tokenizer", sentences: Iterable[str]) -> Iterable[str]:

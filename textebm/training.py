@@ -218,9 +218,10 @@ class _Run:
 
     def _check_contents(self, last: Path) -> None:
         """A run goes on with the text that it began with, or it would not be the same run."""
-        changed = [s for s, digest in checkpoint.read_contents(last).items() if self.contents.get(s) != digest]
+        before = checkpoint.read_contents(last)
+        changed = [split for split in SPLITS if before.get(split) != self.contents[split]]
         if changed:
-            where = ", ".join(f"{self.corpus.describe(split)} ({split})" for split in SPLITS if split in changed)
+            where = ", ".join(f"{self.corpus.describe(split)} ({split})" for split in changed)
             raise CheckpointError(
                 f"{self.run_dir} was trained on other text than there is now in {where}. Bring the former text back, "
                 f"or start a new run on this one: textebm train --config {self.run_dir / 'config.json'}"
