@@ -70,7 +70,9 @@ def build_tokenizer(
     return tokenizer
 
 
-def _word_tokenizer(sentences: Iterable[str], vocab_size: int, min_count: int, normaliser: "Normalizer | None") -> "Tokenizer":
+def _word_tokenizer(
+    sentences: Iterable[str], vocab_size: int, min_count: int, normaliser: "Normalizer | None"
+) -> "Tokenizer":
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -96,7 +98,9 @@ def _word_tokenizer(sentences: Iterable[str], vocab_size: int, min_count: int, n
     return tokenizer
 
 
-def _byte_pair_tokenizer(sentences: Iterable[str], vocab_size: int, min_count: int, normaliser: "Normalizer | None") -> "Tokenizer":
+def _byte_pair_tokenizer(
+    sentences: Iterable[str], vocab_size: int, min_count: int, normaliser: "Normalizer | None"
+) -> "Tokenizer":
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from tokenizers.trainers import BpeTrainer

@@ -4,6 +4,8 @@ import json
 import math
 import re
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from textebm import checkpoint
 from textebm.data.vocabulary import is_word_level, load_tokenizer
+from textebm.home import home
 
 QUICK = ("--max-steps", 5, "--evaluation.active-unit-sentences", 0)
 
@@ -257,3 +260,26 @@ class TestFullDisk:
         assert done.code == 2
         assert "--output out.txt cannot be written: File too large" in done.err
         assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "what was there\n"
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_a_long_text_is_encoded(which: signal.Signals, start_process, tmp_path: Path) -> None:
+    """It ends at once, and leaves nothing half done: the next run begins where there is nothing."""
+    text = tmp_path / "long.txt"
+    with text.open("w", encoding="utf-8") as file:
+        file.writelines(f"sentence {n} is one of {which.name} many that {n % 977} follow\n" for n in range(600_000))
+    process = start_process("train", "--data", text, "--run-dir", "run")
+    encoded = home() / "encoded"
+    before = set(encoded.glob("*")) if encoded.is_dir() else set()
+    waited_until = time.monotonic() + 60
+    while not ({*encoded.glob("*.lock")} - before) and time.monotonic() < waited_until:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(which)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert time.monotonic() - began < 10
+    assert err.endswith("interrupted\n") and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+    assert {path.suffix for path in set(encoded.iterdir()) - before} == {".lock"}

@@ -191,7 +191,7 @@ class _Run:
         if last is not None:
             self._check_contents(last)
         tokenizer = load_tokenizer(last) if last is not None else None
-        self.splits = load_splits(self.corpus, self.config, tokenizer, self.observer.prepare)
+        self.splits = load_splits(self.corpus, self.config, tokenizer, self._prepared)
         self.steps_per_epoch = math.ceil(len(self.splits.train) / self.config.batch_size)
         self.model = LatentEBM.from_pretrained(last) if last is not None else self._new_model()
         self.model.to(self.device).train()
@@ -215,6 +215,12 @@ class _Run:
             **ends,
         )
         self.observer.begin(self._last_step(), self.progress.step)
+
+    def _prepared(self, what: str, sentences: int) -> None:
+        """Tell who watches; whoever interrupts does not wait for a long text to be encoded."""
+        if self.limits.stop():
+            raise KeyboardInterrupt
+        self.observer.prepare(what, sentences)
 
     def _check_contents(self, last: Path) -> None:
         """A run goes on with the text that it began with, or it would not be the same run."""
