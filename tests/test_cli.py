@@ -270,6 +270,16 @@ class TestTerminal:
         assert re.search(r"\d+/30 \[\d\d:\d\d<\d\d:\d\d, .*nll \d+\.\d, [\d,]+ tokens/s", shown)
         assert "valid perplexity" in shown
 
+    def test_encoding_shows_what_is_read(
+        self, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TEXTEBM_HOME", str(tmp_path / "home"))  # where nothing is cached
+        screen = self.Terminal()
+        with contextlib.redirect_stderr(screen), contextlib.chdir(tmp_path):
+            assert cli.main(["train", "--config", str(tiny_config), "--run-dir", "run", "--max-steps", "1"]) == 0
+        for what in ("vocabulary", "train", "valid", "test"):
+            assert re.search(rf"\r{what}: \d+ sentences \[", screen.getvalue()), what
+
     def test_nothing_moves_where_there_is_no_terminal(self, trained_run: Path, command) -> None:
         done = command("generate", "--model", trained_run, "-n", 3)
         assert done.err.splitlines() == [f"model: {trained_run}", "device: cpu (no CUDA device was found)"]

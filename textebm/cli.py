@@ -182,6 +182,7 @@ class _TrainingView:
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
         self.prepared: tqdm[Any] | None = None
+        self.preparing = ""
         self.tokens, self.since = 0, time.monotonic()
 
     def __enter__(self) -> "_TrainingView":
@@ -193,10 +194,10 @@ class _TrainingView:
             self.bar.close()
 
     def prepare(self, what: str, sentences: int) -> None:
-        if self.prepared is None or self.prepared.desc != what:
+        if self.prepared is None or self.preparing != what:
             self._close_prepared()
-            self.prepared = progress_bar(None, "sentence")
-            self.prepared.set_description_str(what)
+            self.preparing = what
+            self.prepared = progress_bar(None, " sentences", what=what)
         self.prepared.update(sentences)
 
     def _close_prepared(self) -> None:
@@ -265,11 +266,12 @@ def _describe_validation(line: dict[str, Any]) -> str:
     return "\n".join([head, *(f"  | {sample}" for sample in line["samples"])])
 
 
-def progress_bar(total: int | None, unit: str, initial: int = 0) -> "tqdm[Any]":
-    """A progress bar on standard error, silent when that is not a terminal."""
+def progress_bar(total: int | None, unit: str, initial: int = 0, what: str | None = None) -> "tqdm[Any]":
+    """A progress bar on standard error, silent when that is not a terminal; without a total it goes when it is done."""
     from tqdm import tqdm
 
-    return tqdm(total=total, initial=initial, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    shown = {"leave": total is not None, "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
+    return tqdm(desc=what, total=total, initial=initial, unit=unit, **shown)
 
 
 # ---- generation
