@@ -102,8 +102,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{shown(path)}: may not be read (permission denied); chmod u+r would allow it") from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         where = f"{shown(path)}, after line {number}" if number else shown(path)
-        damaged = f"; the file is damaged or cut short: test it with {ARCHIVE_TESTS[path.suffix]}, and copy it again"
-        hint = damaged if path.suffix in ARCHIVE_TESTS else ""
+        tested = ARCHIVE_TESTS.get(path.suffix)
+        hint = f"; the file is damaged or cut short: test it with {tested}, and copy it again" if tested else ""
         raise DataError(f"{where}: cannot be read ({error}){hint}") from error
 
 
