@@ -5,13 +5,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from textebm.errors import DataError
 from textebm.home import home, offline
 
 if TYPE_CHECKING:
     from requests import Response
+
+Key = TypeVar("Key")
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 20.0
@@ -46,7 +48,7 @@ def folder_of(corpus: str) -> Path:
     return home() / "data" / corpus
 
 
-def fetch(corpus: str, files: Mapping[str, Published], advice: str) -> dict[str, Fetched]:
+def fetch(corpus: str, files: Mapping[Key, Published], advice: str) -> dict[Key, Fetched]:
     """Have the files of a corpus in `TEXTEBM_HOME/data/CORPUS/`; those that are there already are only checked.
 
     Two processes may ask at once: the second waits and finds the files.

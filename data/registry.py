@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -140,12 +141,15 @@ class Corpus:
     @property
     def held_out(self) -> tuple[Split, ...]:
         """The splits that are held out of train."""
-        own: dict[Split, Source | None] = {"valid": self.valid, "test": self.test}
-        return tuple(split for split, source in own.items() if source is None)
+        return tuple(split for split in SPLITS if self._own(split) is None)
 
     def source(self, split: Split) -> Source:
         """Where the sentences of a split stand: of one that is held out, where those of train stand."""
-        return {"train": self.train, "valid": self.valid, "test": self.test}[split] or self.train
+        return self._own(split) or self.train
+
+    def _own(self, split: Split) -> Source | None:
+        sources: dict[Split, Source | None] = {"train": self.train, "valid": self.valid, "test": self.test}
+        return sources[split]
 
     def describe(self, split: Split) -> str:
         """What messages call the place where the sentences of a split stand."""
@@ -183,6 +187,16 @@ class Corpus:
             }
             self._digests[split] = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return self._digests[split]
+
+    def warnings(self) -> list[str]:
+        """What a person ought to know before they use it: splits that are the same text."""
+        own = [(split, source) for split in SPLITS if isinstance(source := self._own(split), TextFiles)]
+        return [
+            f"{first} and {second} are the same text ({one.describe()}, {other.describe()}): what is measured on "
+            f"{second} says nothing"
+            for (first, one), (second, other) in combinations(own, 2)
+            if one.same_content(other)
+        ]
 
 
 def _with_our_unknown(sentence: str, unknown: str | None) -> str:
@@ -373,12 +387,11 @@ def fetch(card: Card) -> dict[Split, download.Fetched]:
     """
     if not card.download:
         raise DataError(f"{card}: there is no place to download it from as it is. {card.advice}")
-    wanted = {
-        str(split): download.Published(card.splits[split].files[0], card.download[split], card.splits[split].sha256)
+    wanted: dict[Split, download.Published] = {
+        split: download.Published(card.splits[split].files[0], card.download[split], card.splits[split].sha256)
         for split in SPLITS
     }
-    found = download.fetch(card.name, wanted, card.advice)
-    return {split: found[split] for split in SPLITS}
+    return download.fetch(card.name, wanted, card.advice)
 
 
 def _complete(card: Card, roots: list[Path]) -> dict[Split, Path]:
@@ -403,6 +416,8 @@ def _files_in(root: Path, card: Card) -> dict[Split, Path]:
 
 def _file(path: Path, text_field: str) -> Corpus:
     """The corpus in one file, from which valid and test are held out."""
+    if path.suffix == ".safetensors":
+        raise DataError(f"{shown(path)} holds the weights of a model, and --data wants text; --model names its folder")
     if path.suffix in TABLES:
         raise DataError(
             f"{shown(path)} is a table or a data set, not one sentence a line; --data hf:{path} reads a column of it"

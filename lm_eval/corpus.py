@@ -6,7 +6,7 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -78,12 +78,18 @@ def shown(path: str | os.PathLike[str]) -> str:
     return name if name.isprintable() else repr(name)
 
 
+def open_unpacked(path: Path) -> IO[bytes]:
+    """A file's bytes, unpacked where its name ends in `.gz` or `.xz`."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb")
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers, from 1, and lines."""
-    openers: dict[str, Callable[[Path, str], IO[bytes]]] = {".gz": gzip.open, ".xz": lzma.open}  # type: ignore[dict-item]
     number = 0
     try:
-        with openers.get(path.suffix, Path.open)(path, "rb") as file:
+        with open_unpacked(path) as file:
             # A bound on what is read at once: a file without line breaks must not fill the memory.
             for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
                 line = _first_line(raw, path) if number == 1 else raw
@@ -96,8 +102,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{shown(path)}: may not be read (permission denied); chmod u+r would allow it") from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         where = f"{shown(path)}, after line {number}" if number else shown(path)
-        damaged = f"; the file is damaged or cut short: test it with {ARCHIVE_TESTS[path.suffix]}, and copy it again"
-        hint = damaged if path.suffix in ARCHIVE_TESTS else ""
+        tested = ARCHIVE_TESTS.get(path.suffix)
+        hint = f"; the file is damaged or cut short: test it with {tested}, and copy it again" if tested else ""
         raise DataError(f"{where}: cannot be read ({error}){hint}") from error
 
 

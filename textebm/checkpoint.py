@@ -276,5 +276,16 @@ def find_model(name: str | None, runs: Path = Path("runs")) -> tuple[Path, str]:
     if not path.exists():
         raise CheckpointError(f"no run and no model folder {name!r}")
     if path.is_file():
-        raise CheckpointError(f"{name!r} is a file; a run folder or a model folder is wanted")
+        hint = f"; it is the folder that is meant: {path.parent}" if path.suffix == ".safetensors" else ""
+        raise CheckpointError(
+            f"{name!r} is a file; a run folder or a model folder is wanted{hint} (text goes to --data or --samples)"
+        )
+    if not (path / "checkpoints").is_dir() and not (path / "config.json").exists() and _holds_text(path):
+        raise CheckpointError(
+            f"{name!r} is no model folder: it holds text, and no config.json. --data {path} names it as a corpus"
+        )
     return pointed_at(path, "best") or pointed_at(path, "last") or path, str(path)
+
+
+def _holds_text(folder: Path) -> bool:
+    return any(path for ending in (".txt", ".jsonl") for path in folder.glob(f"*{ending}*"))

@@ -45,6 +45,7 @@ commands:
   interpolate  write sentences between two sentences
   fppl         forward perplexity: generated text under a language model of real text
   rppl         reverse perplexity: real text under a language model of generated text
+  data         list corpora, show one, download it, check what is on this machine
   plot         draw a run's learning curves
   env          say what textebm finds on this machine
 
@@ -105,7 +106,7 @@ def train(arguments: Sequence[str]) -> int:
         print(json.dumps(to_dict(chosen.settings), indent=2))
         return 0
     from textebm import training
-    from textebm.data.registry import resolve, settled
+    from textebm.data.registry import settled
 
     given = chosen.settings.data
     data = settled(given, chosen.settings.text_field)  # standard input can be read but once, so before all else
@@ -116,7 +117,7 @@ def train(arguments: Sequence[str]) -> int:
         chosen = parse(options.Train, "train", arguments, options.Train(settings=own))
         chosen = _with_data(chosen, data) if chosen.settings.data == given else chosen
     config = chosen.settings
-    corpus = resolve(config.data, config.data_dir, config.text_field)
+    corpus = find_corpus(config.data, config.data_dir, config.text_field)
     device = choose_device(chosen.device)
     say(f"settings: {run_dir / 'config.json' if resume else origin}; run folder: {run_dir}")
     with _interrupts() as interrupted, _TrainingView() as view:
@@ -407,7 +408,6 @@ def rppl(arguments: Sequence[str]) -> int:
 def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions) -> int:
     """FPPL or RPPL, with the real text that the model was trained on unless the options say otherwise."""
     from textebm import lm_eval
-    from textebm.data.registry import resolve
     from textebm.lm_eval.protocols import HEADLINE_DECODING, UNKNOWN_DECODING
 
     if chosen.n is not None and (chosen.n < 1 or chosen.samples is not None):
@@ -421,7 +421,7 @@ def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions)
     data = chosen.data if config is None else chosen.data or config.data
     assert data is not None
     data_dir = chosen.data_dir or (None if config is None else config.data_dir)
-    corpus = resolve(data, data_dir, chosen.text_field or (None if config is None else config.text_field))
+    corpus = find_corpus(data, data_dir, chosen.text_field or (None if config is None else config.text_field))
     train, test = _real_text(corpus, chosen.vocab_size, folder)
     if chosen.samples is not None:
         samples, decoding = Path(chosen.samples), chosen.decoding or UNKNOWN_DECODING
@@ -510,6 +510,128 @@ def _figure(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+# ---- corpora
+
+
+def find_corpus(data: str, data_dir: str | None, text_field: str | None) -> "Corpus":
+    """The corpus that the options mean; says when it has to be downloaded, and what is odd about it."""
+    from textebm.data import registry
+
+    if data in registry.card_names():
+        card = registry.load_card(data)
+        if card.download and registry.locate(card, data_dir) is None:
+            say(f"downloading {card}. Licence: {card.licence}")
+    corpus = registry.resolve(data, data_dir, text_field)
+    for warning in corpus.warnings():
+        say(f"warning: {warning}")
+    return corpus
+
+
+def data(arguments: Sequence[str]) -> int:
+    """`textebm data`."""
+    chosen = parse(options.Data, "data", arguments)
+    from textebm.data import catalogue
+
+    name = chosen.name
+    if chosen.action == "list":
+        if name is not None:
+            raise UsageError(f"data list takes no name; textebm data show {name} shows one corpus")
+        _show(chosen, catalogue.listing(chosen.data_dir), _describe_corpora)
+        return 0
+    if name is None:
+        raise UsageError(
+            f"data {chosen.action} needs the name of a corpus; textebm data list lists those that have one"
+        )
+    if chosen.action == "fetch":
+        _show(chosen, catalogue.fetch(name), _describe_fetched)
+        return 0
+    if chosen.action == "show":
+        found = catalogue.describe(name, chosen.data_dir, chosen.text_field)
+        _show(chosen, found, _describe_corpus)
+        return 0
+    found = catalogue.check(name, chosen.data_dir, chosen.text_field)
+    _show(chosen, found, _describe_check)
+    return 0 if found["ok"] else 1
+
+
+def _show(chosen: options.Data, found: T, in_words: Callable[[T], str]) -> None:
+    """Print what was found, for people or as JSON; warnings go to standard error."""
+    for warning in found.get("warnings", ()) if isinstance(found, dict) else ():
+        say(f"warning: {warning}")
+    print(in_words(found) if chosen.format == "text" else json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _describe_corpora(entries: list[dict[str, Any]]) -> str:
+    lines = []
+    for entry in entries:
+        counts = " / ".join(f"{count:,}" for count in entry["sentences"].values())
+        lines += [
+            f"{entry['name']:6} {entry['title']}: {counts} sentences (train / valid / test)",
+            f"       {_where(entry)}",
+            f"       licence: {entry['licence']}",
+        ]
+    return "\n".join(lines)
+
+
+def _where(entry: dict[str, Any]) -> str:
+    """Where a named corpus is on this machine, or how it gets there."""
+    if entry["problem"]:
+        return str(entry["problem"])
+    if entry["ships"]:
+        return "ships with textebm"
+    if entry["found"]:
+        return f"here: {entry['found']}"
+    fetched = "downloaded when it is first used, or with" if entry["download"] else "how to get it says"
+    return f"not here; {fetched} textebm data {'fetch' if entry['download'] else 'show'} {entry['name']}"
+
+
+def _describe_corpus(found: dict[str, Any]) -> str:
+    """A corpus for people: its card if it has one, its columns if it has some, its splits."""
+    lines = [found["name"] + (f": {found['title']}" if "title" in found else "")]
+    if "title" in found:
+        told = ("description", "licence", "source", "notes", "unknown")
+        lines += [f"{key}: {found[key]}" for key in told if found[key]]
+        lines.append(f"where: {_where(found)}")
+    if "columns" in found:
+        lines.append(f"kind: {found['kind']}")
+        lines.append("columns: " + ", ".join(f"{column} ({kind})" for column, kind in found["columns"].items()))
+        lines.append("rows: " + ", ".join(f"{split} {count:,}" for split, count in found["rows"].items()))
+    if found.get("problem") and "title" not in found:
+        lines.append(f"as text: {found['problem']}")
+    lines += [f"{split}: {_describe_split(values)}" for split, values in found.get("splits", {}).items()]
+    return "\n".join(lines)
+
+
+def _describe_split(values: dict[str, Any]) -> str:
+    place = values.get("source") or values.get("file")
+    parts = [f"{values['sentences']:,} sentences, {values['words']:,} words"] if "sentences" in values else []
+    parts += [f"longest {values['longest']:,} words"] if "longest" in values else []
+    parts += [f"{values['blank_lines']:,} blank lines"] if values.get("blank_lines") else []
+    if place:
+        parts.append(f"{'held out of' if values.get('held_out') else 'in'} {place}")
+    elif values.get("url"):
+        parts.append(f"published at {values['url']}")
+    return ", ".join(parts)
+
+
+def _describe_fetched(found: dict[str, Any]) -> str:
+    """What a download brought."""
+    lines = [
+        f"{split}: {'downloaded' if values['downloaded'] else 'was there'}, sum as published: {values['file']}"
+        for split, values in found["splits"].items()
+    ]
+    return "\n".join([*lines, f"licence: {found['licence']}"])
+
+
+def _describe_check(found: dict[str, Any]) -> str:
+    """The result of a check, a line a split, and a line a problem."""
+    lines = []
+    for split, values in found["splits"].items():
+        lines.append(f"{split}: {'ok' if values['ok'] else 'differs'}, {_describe_split(values)}")
+        lines += [f"  {problem}" for problem in values["problems"]]
+    return "\n".join(lines)
 
 
 # ---- others
@@ -606,7 +728,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    commands = {f.__name__: f for f in (train, generate, reconstruct, interpolate, fppl, rppl, plot, env)}
+    commands = {f.__name__: f for f in (train, generate, reconstruct, interpolate, fppl, rppl, data, plot, env)}
     if name not in commands:
         import difflib
 

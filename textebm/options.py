@@ -208,6 +208,34 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
+class Data:
+    """Corpora: list the named ones, show what is known of one, download it, check what is on this machine.
+
+    check reads a corpus to its end; of a named one every split must have the sum and the counts of its card. It ends
+    with exit code 1 where something differs or cannot be read.
+
+    examples:
+      textebm data list
+      textebm data show ptb
+      textebm data fetch ptb
+      textebm data check ptb
+      textebm data check my-corpus.txt --format json
+      textebm data show hf:stanfordnlp/imdb
+    """
+
+    action: tyro.conf.Positional[Literal["list", "show", "fetch", "check"]] = tyro.MISSING
+    """What to do."""
+    name: tyro.conf.Positional[str | None] = None
+    """Named corpus; for show and check also a text file, a folder, - for standard input, or hf:NAME."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
+    text_field: str | None = None
+    """Field of JSON lines, or column of a hub data set, that holds the text."""
+    format: Literal["text", "json"] = "text"
+    """Lines for people, or JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Env:
     """Say what textebm finds on this machine: versions, devices, KenLM.
 
