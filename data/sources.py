@@ -9,7 +9,7 @@ from typing import IO, Protocol
 
 from textebm.errors import DataError
 from textebm.home import home
-from textebm.lm_eval.corpus import holds_json_lines, read_sentences, shown
+from textebm.lm_eval.corpus import holds_json_lines, read_sentences, readable, shown
 
 STANDARD_INPUT = "-"
 HUB_PREFIX = "hf:"
@@ -92,7 +92,7 @@ class TextFiles:
 
 def _file_digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with readable(path), path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror})") from None

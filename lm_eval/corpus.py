@@ -7,6 +7,7 @@ import lzma
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -78,6 +79,19 @@ def shown(path: str | os.PathLike[str]) -> str:
     return name if name.isprintable() else repr(name)
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say in a DataError why a file cannot be opened."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{shown(path)}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{shown(path)}: is a folder, where a text file is wanted") from None
+    except PermissionError:
+        raise DataError(f"{shown(path)}: may not be read (permission denied); chmod u+r would allow it") from None
+
+
 def open_unpacked(path: Path) -> IO[bytes]:
     """A file's bytes, unpacked where its name ends in `.gz` or `.xz`."""
     if path.suffix == ".gz":
@@ -89,17 +103,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers, from 1, and lines."""
     number = 0
     try:
-        with open_unpacked(path) as file:
+        with readable(path), open_unpacked(path) as file:
             # A bound on what is read at once: a file without line breaks must not fill the memory.
             for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
                 line = _first_line(raw, path) if number == 1 else raw
                 yield number, _decode(line, path, number)
-    except FileNotFoundError:
-        raise DataError(f"{shown(path)}: no such file") from None
-    except IsADirectoryError:
-        raise DataError(f"{shown(path)}: is a folder, where a text file is wanted") from None
-    except PermissionError:
-        raise DataError(f"{shown(path)}: may not be read (permission denied); chmod u+r would allow it") from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         where = f"{shown(path)}, after line {number}" if number else shown(path)
         tested = ARCHIVE_TESTS.get(path.suffix)

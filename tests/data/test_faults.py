@@ -137,7 +137,7 @@ class TestLongLines:
         words = ("--config", tiny_config, "--data", corpus, "--run-dir", "run", "--max-steps", 1, "--max-length", 10)
         done = command("train", *words)
         assert done.code == 0, done.err
-        assert "400 sentences, 1,200 words, 0.0% <unk>, 1 dropped" in done.err
+        assert "400 sentences, 1,200 words, 0.00% <unk>, 1 dropped as too long" in done.err
 
     @pytest.mark.parametrize("ending", ["", ".gz", ".xz"])
     def test_a_file_without_line_breaks_does_not_fill_the_memory(self, ending, training, tmp_path, monkeypatch):
