@@ -74,7 +74,7 @@ class Reference:
 
     def __str__(self) -> str:
         if self.path is not None:
-            return f"{HUB_PREFIX}{shown(self.path)}"
+            return f"{HUB_PREFIX}{shown(self.name)}"
         revision = f"@{self.revision}" if self.revision else ""
         config = f":{self.config}" if self.config else ""
         return f"{HUB_PREFIX}{self.name}{revision}{config}"

@@ -1,5 +1,6 @@
 """The documentation is true: its Python runs, its commands and their options exist, its links lead somewhere."""
 
+import ast
 import functools
 import os
 import re
@@ -180,3 +181,26 @@ class TestTheseChecks:
 
     def test_anchors(self, page: Path) -> None:
         assert anchors(page) == {"a-title-here"}
+
+
+def names_of_tests(path: Path) -> set[str]:
+    """The tests of a file, as `name` or `Class::name`."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        inside = node.body if isinstance(node, ast.ClassDef) else [node]
+        prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
+        found |= {prefix + n.name for n in inside if isinstance(n, ast.FunctionDef) and n.name.startswith("test")}
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tests_that_a_page_names_exist(name: str) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", (ROOT / name).read_text(encoding="utf-8"))
+    there = {file: names_of_tests(ROOT / file) for file in {file for file, _ in named} if (ROOT / file).is_file()}
+    assert [f"{file}::{test}" for file, test in named if test not in there.get(file, ())] == []
+
+
+def test_every_fault_of_data_stands_in_the_table() -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    file = "tests/data/test_faults.py"
+    assert [test for test in sorted(names_of_tests(ROOT / file)) if f"`{file}::{test}`" not in page] == []

@@ -629,7 +629,8 @@ def _describe_check(found: dict[str, Any]) -> str:
     """The result of a check, a line a split, and a line a problem."""
     lines = []
     for split, values in found["splits"].items():
-        lines.append(f"{split}: {'ok' if values['ok'] else 'differs'}, {_describe_split(values)}")
+        result = "ok" if values["ok"] else "differs" if "sha256" in values else "unreadable"
+        lines.append(f"{split}: {result}, {_describe_split(values)}")
         lines += [f"  {problem}" for problem in values["problems"]]
     return "\n".join(lines)
 

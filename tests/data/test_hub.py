@@ -1,11 +1,17 @@
 """Data sets through `datasets`: local ones of every form; the hub when it cannot be asked. No test uses the network."""
 
+import contextlib
 import hashlib
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -248,23 +254,90 @@ from textebm.data import hub
 import datasets
 start = time.perf_counter()
 try:
-    hub.load(hub.Reference.parse("hf:stanfordnlp/imdb"))
+    found = hub.load(hub.Reference.parse(sys.argv[1]))
+    print(*hub.Column(found.name, "text", "train", found.splits["train"]).sentences())
 except hub.DataError as error:
     print(error)
 print(time.perf_counter() - start)
 """
 
 
-def ask_the_hub(tmp_path: Path, **environment: str) -> tuple[str, float]:
-    """The message, and seconds until it came, of asking for a data set with this environment."""
+def ask_the_hub(tmp_path: Path, name: str = "hf:someone/tiny", **environment: str) -> tuple[str, float]:
+    """What comes of asking for a data set with this environment, and after how many seconds."""
     kept = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TEXTEBM_OFFLINE", "HF_ENDPOINT")}
     kept |= {"HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD], env=kept | environment, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", LOAD, name]
+    done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    message, seconds = done.stdout.strip().rsplit("\n", 1)
-    return message, float(seconds)
+    said, seconds = done.stdout.strip().rsplit("\n", 1)
+    return said, float(seconds)
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """As much of a hub as the libraries ask of one that holds a single data set, someone/tiny, of one file."""
+
+    content = b'{"text": "one two"}\n{"text": "three"}\n'
+    commit = "a" * 40
+    etag = hashlib.sha1(content).hexdigest()
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        if re.fullmatch(r"/api/datasets/someone/tiny(/revision/\w+)?", path):
+            about = {"id": "someone/tiny", "sha": self.commit, "private": False, "gated": False, "tags": []}
+            self.answer(200, json.dumps({**about, "siblings": [{"rfilename": "train.jsonl"}]}).encode())
+        elif path.startswith("/api/datasets/someone/tiny/tree/"):
+            file = {"type": "file", "path": "train.jsonl", "size": len(self.content), "oid": self.etag}
+            self.answer(200, json.dumps([file]).encode())
+        elif path.startswith("/datasets/someone/tiny/") and path.endswith("/train.jsonl"):
+            self.answer(200, self.content, ETag=f'"{self.etag}"')
+        elif path == "/":
+            self.answer(200, b"{}")
+        else:
+            there = path.startswith(("/datasets/someone/tiny/", "/api/datasets/someone/tiny/"))
+            self.answer(404, b"", **{"X-Error-Code": "EntryNotFound" if there else "RepoNotFound"})
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def answer(self, code: int, body: bytes, **headers: str) -> None:
+        self.send_response(code)
+        for name, value in {"X-Repo-Commit": self.commit, "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *ignored: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def a_hub() -> Iterator[str]:
+    """The address of a hub on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class TestOnTheHub:
+    def test_what_was_loaded_once_serves_without_network(self, tmp_path):
+        with a_hub() as endpoint:
+            assert ask_the_hub(tmp_path, HF_ENDPOINT=endpoint)[0] == "one two three"
+        for without in ({"HF_HUB_OFFLINE": "1"}, {"TEXTEBM_OFFLINE": "1"}, {"HF_ENDPOINT": endpoint}):
+            said, seconds = ask_the_hub(tmp_path, **without)
+            assert said == "one two three"
+            assert seconds < 4
+
+    def test_a_name_that_is_not_there(self, tmp_path):
+        with a_hub() as endpoint:
+            said, _ = ask_the_hub(tmp_path, "hf:someone/else", HF_ENDPOINT=endpoint)
+        assert re.search(
+            r"^hf:someone/else: .*someone/else.* (doesn't|does not) exist.*Check the name; a private", said
+        )
 
 
 class TestWithoutNetwork:
