@@ -14,6 +14,7 @@ def test_by_hand() -> None:
         sentences=5,
         words=7,
         mean_length=7 / 5,
+        longest=3,
         out_of_vocabulary=1,  # x
         unknown_rate=2 / 7,  # <unk> and x
         duplicate_rate=pytest.approx(2 / 5),  # the second "a b" and the second empty one
@@ -31,5 +32,5 @@ def test_the_training_split_is_not_compared_with_itself() -> None:
 
 
 def test_only_empty_sentences() -> None:
-    figures = side_figures(["", ""], VOCABULARY, frozenset())
+    figures = side_figures(["", ""], VOCABULARY, fingerprints([]))
     assert (figures.unknown_rate, figures.empty_rate, figures.duplicate_rate) == (0, 1, 0.5)

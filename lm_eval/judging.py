@@ -1,0 +1,98 @@
+"""From a protocol to its judge, and from a judge to the scores that the protocol counts."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from textebm.errors import UsageError
+from textebm.home import home
+from textebm.lm_eval.corpus import Corpus, Vocabulary
+from textebm.lm_eval.judge import Judge
+from textebm.lm_eval.ngram import NgramJudge, find_lmplz
+from textebm.lm_eval.perplexity import SentenceScores
+from textebm.lm_eval.protocols import EvaluationProtocol
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """What decides how a judge is made, beside its protocol and its text.
+
+    Args:
+        lmplz: KenLM's estimator, as `find_lmplz` takes it.
+        recipe: of a neural judge, in place of the protocol's own.
+        epochs: training of a neural judge ends after so many.
+        device: of a neural judge.
+        cache: folder of trained neural judges; TEXTEBM_HOME/judges by default.
+        observe: called with a neural judge's messages.
+        data: name of the corpus, by which a recipe has its size.
+    """
+
+    lmplz: str | None = None
+    recipe: str | None = None
+    epochs: int | None = None
+    device: str = "cpu"
+    cache: Path | None = None
+    observe: Callable[..., object] | None = None
+    data: str = ""
+
+
+def train_judge(
+    protocol: EvaluationProtocol,
+    training: Corpus,
+    held_out: Corpus | None,
+    vocabulary: Vocabulary,
+    options: JudgeOptions,
+    seed: int,
+) -> Judge:
+    """The judge of a protocol, trained on a text or taken from the cache.
+
+    Args:
+        protocol: the protocol.
+        training: what it is trained on.
+        held_out: what stops the training of a neural judge; None for a tenth of `training`.
+        vocabulary: the words that it gives probability to.
+        options: the rest.
+        seed: of a neural judge.
+
+    Raises:
+        UsageError: there is no such recipe, or no neural judge can be trained here.
+        JudgeError: the judge cannot be estimated.
+    """
+    if protocol.judge == "ngram":
+        return NgramJudge.train(training, vocabulary, protocol.order, find_lmplz(options.lmplz))
+    try:
+        from textebm.lm_eval.neural import LstmJudge
+    except ImportError as error:
+        raise UsageError(f"{protocol.name} has a neural judge, which needs torch: {error}") from None
+    from textebm.lm_eval.recipes import get_recipe
+
+    recipe = get_recipe(options.recipe or protocol.recipe_for(options.data) or "")
+    if options.epochs is not None:
+        recipe = replace(recipe, epochs=options.epochs)
+    return LstmJudge.train(
+        training,
+        vocabulary,
+        recipe,
+        seed=seed,
+        held_out=held_out,
+        device=options.device,
+        cache=options.cache or home() / "judges",
+        observe=options.observe,
+    )
+
+
+def score_sentences(judge: Judge, sentences: Iterable[str], counts_end: bool) -> SentenceScores:
+    """Scores of each sentence, with or without its end: both start from the start of the sentence.
+
+    Memory: 16 bytes a sentence.
+    """
+    if counts_end:
+        return judge.score(sentences)
+    log_probs, tokens = [], []
+    for sentence in sentences:
+        words = judge.token_log_probs(sentence)[:-1]
+        log_probs.append(float(words.sum()))
+        tokens.append(len(words))
+    return SentenceScores(np.array(log_probs), np.array(tokens, dtype=np.int64))
