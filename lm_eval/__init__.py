@@ -33,6 +33,7 @@ _HOMES = {
     "Signature": "signature",
     "Vocabulary": "corpus",
     "difference": "scores",
+    "evaluate": "evaluate",
     "fppl": "scores",
     "read_sentences": "corpus",
     "rppl": "scores",

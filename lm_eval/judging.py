@@ -1,7 +1,7 @@
 """From a protocol to its judge, and from a judge to the scores that the protocol counts."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -68,18 +68,16 @@ def train_judge(
         raise UsageError(f"{protocol.name} has a neural judge, which needs torch: {error}") from None
     from textebm.lm_eval.recipes import get_recipe
 
-    recipe = get_recipe(options.recipe or protocol.recipe_for(options.data) or "")
-    if options.epochs is not None:
-        recipe = replace(recipe, epochs=options.epochs)
     return LstmJudge.train(
         training,
         vocabulary,
-        recipe,
+        get_recipe(options.recipe or protocol.recipe_for(options.data) or ""),
         seed=seed,
         held_out=held_out,
         device=options.device,
         cache=options.cache or home() / "judges",
         observe=options.observe,
+        max_epochs=options.epochs,
     )
 
 

@@ -529,8 +529,6 @@ def _signature(metric: Metric, real: Real, samples: Samples, judge: Judge, setti
     if settings.max_length is not None and settings.max_length < longest:
         facts["max_length"] = settings.max_length
     facts |= {"judge": protocol.name, **judge.settings, **protocol.facts()}
-    if settings.judge_epochs is not None:
-        facts["judge_epochs"] = settings.judge_epochs
     if len(real.seeds) > 1:
         facts["judge_seeds"] = f"{real.seeds[0]}-{real.seeds[-1]}"
     return Signature(

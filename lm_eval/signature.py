@@ -28,18 +28,19 @@ KNOWN: dict[str, tuple[Weight, str]] = {
     "order": ("decisive", "length of the longest n-grams of the judge"),
     "smoothing": ("decisive", "how the judge shares probability with n-grams that it has not seen"),
     "discounts": ("decisive", "where Kneser–Ney's discounts come from"),
-    "recipe": ("decisive", "name of the recipe of the neural judge: sizes, optimiser, schedule"),
-    "recipe_sha": ("decisive", "digits of the SHA-256 of all settings of that recipe"),
-    "precision": ("decisive", "arithmetic of the neural judge's training"),
-    "held_out": ("decisive", "what stopped the neural judge's training"),
-    "stopping": ("decisive", "what stopped the neural judge's training"),
-    "judge_epochs": ("decisive", "the neural judge's training was ended after so many epochs"),
-    "judge_seed": ("uncertainty", "seed of the neural judge"),
+    "recipe": ("decisive", "recipe of the neural judge: sizes, optimiser, schedule; changed: not as it is registered"),
+    "epochs": (
+        "uncertainty",
+        "passes that the neural judge's training took, and how it ended: converged, all-epochs, or cut (decisive)",
+    ),
+    "held-out": ("decisive", "what stopped the neural judge's training: given, a text beside; or so many of its own"),
+    "state": ("decisive", "whether the neural judge starts anew at each sentence"),
+    "precision": ("decisive", "arithmetic of the products in the neural judge's training"),
+    "judge-seed": ("uncertainty", "seed of the neural judge"),
+    "trained-on": ("implementation", "kind of device and version of torch that trained the neural judge"),
     "judge_seeds": ("uncertainty", "seeds of the neural judges whose mean score this is"),
     "estimator": ("implementation", "program that estimated the n-gram judge"),
     "query": ("implementation", "program that asked the n-gram judge"),
-    "torch": ("implementation", "version of torch that trained the neural judge"),
-    "device": ("implementation", "kind of device that the neural judge ran on"),
     "unk": ("decisive", "skipped: <unk> is dropped from what the judge is trained on; absent: a word like any other"),
     "vocabulary_lines": (
         "decisive",
@@ -138,13 +139,20 @@ class Signature(Mapping[str, str]):
         differing: dict[Weight, list[str]] = {"decisive": [], "implementation": [], "uncertainty": []}
         for key in keys:
             if self.get(key) != other.get(key):
-                differing[KNOWN[key][0] if key in KNOWN else "decisive"].append(key)
+                weights = {side.weight(key) for side in (self, other)}
+                differing["decisive" if "decisive" in weights else weights.pop()].append(key)
         return Verdict(*(tuple(differing[weight]) for weight in ("decisive", "implementation", "uncertainty")))
 
     @property
     def decisive(self) -> "Signature":
         """The facts that decide a score: two scores compare where these agree."""
-        return Signature({key: value for key, value in self.items() if KNOWN.get(key, ("decisive",))[0] == "decisive"})
+        return Signature({key: value for key, value in self.items() if self.weight(key) == "decisive"})
+
+    def weight(self, key: str) -> Weight:
+        """What it means for this score to differ from another in a fact."""
+        if key == "epochs" and self.get(key, "").endswith("-cut"):  # training that was cut short is another judge
+            return "decisive"
+        return KNOWN[key][0] if key in KNOWN else "decisive"
 
 
 def _escape(value: str) -> str:

@@ -3,13 +3,15 @@
 Only this file prints: results on standard output, progress and remarks on standard error.
 """
 
+import dataclasses
+import functools
 import json
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from tqdm import tqdm
 
-    from textebm.data.registry import Corpus
+    from textebm.lm_eval.corpus import Corpus as TextCorpus
+    from textebm.lm_eval.protocols import EvaluationProtocol
+    from textebm.lm_eval.scores import Options as MeasuringOptions
     from textebm.lm_eval.scores import Score
     from textebm.model.decoding import Decoding
     from textebm.model.latent_ebm import LatentEBM
@@ -44,6 +48,9 @@ commands:
   interpolate  write sentences between two sentences
   fppl         forward perplexity: generated text under a language model of real text
   rppl         reverse perplexity: real text under a language model of generated text
+  evaluate     both, and what perplexity does not see, of one text or several, in one table
+  signature    explain a score's signature, or say whether two scores compare
+  compare      put scores into tables, those that compare side by side
   plot         draw a run's learning curves
   env          say what textebm finds on this machine
 
@@ -52,6 +59,7 @@ examples:
   textebm generate -n 1000                      # from the newest run
   textebm fppl                                  # forward and
   textebm rppl                                  # reverse perplexity of the newest run
+  textebm evaluate --samples a.txt b.txt --data ptb
   textebm train --data my.txt --max-minutes 30  # a corpus of your own
 
 textebm COMMAND --help tells more; --debug shows the traceback of an error; --version prints the version.
@@ -374,87 +382,261 @@ def rppl(arguments: Sequence[str]) -> int:
 def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions) -> int:
     """FPPL or RPPL, with the real text that the model was trained on unless the options say otherwise."""
     from textebm import lm_eval
-    from textebm.data.registry import resolve
-    from textebm.lm_eval.protocols import HEADLINE_DECODING, UNKNOWN_DECODING
 
-    if chosen.n is not None and (chosen.n < 1 or chosen.samples is not None):
-        raise UsageError("-n is the number of sentences to draw: it must be at least 1, and does not go with --samples")
-    folder, config = None, None
-    if chosen.samples is None or chosen.data is None:
-        from textebm import checkpoint
-
-        folder = _find(chosen)
-        config = checkpoint.read_run(folder)[0]
-    data = chosen.data if config is None else chosen.data or config.data
-    assert data is not None
-    corpus = resolve(data, chosen.data_dir or (None if config is None else config.data_dir))
-    train, test = _real_text(corpus, chosen.vocab_size, folder)
+    _check_measuring(chosen, given=chosen.samples is not None)
     if chosen.samples is not None:
-        samples, decoding = Path(chosen.samples), chosen.decoding or UNKNOWN_DECODING
-        if not samples.is_file():
-            what = "is a folder, where a text file is wanted" if samples.is_dir() else "does not exist"
-            raise UsageError(f"--samples: {samples} {what}")
-    else:
-        assert folder is not None
-        samples, decoding = _drawn(chosen, folder, len(train) if chosen.n is None else chosen.n), HEADLINE_DECODING
-    settings: dict[str, Any] = {
-        "data": corpus.name,
-        "decoding": decoding,
-        "lmplz": chosen.lmplz,
-        "seed": chosen.seed,
-        "headline_n": len(train),
-    }
+        _require_file("--samples", chosen.samples)
+    real = _real_text(chosen, chosen.samples is None)
+    if metric == "rppl" and real.test is None:
+        raise UsageError("rppl is the perplexity of real test text: name it with --reference")
+    samples, settings = _generated(chosen, chosen.samples, real)
     generated = lm_eval.Corpus(samples, samples.name, keep_blank=True)
     if metric == "fppl":
-        score = lm_eval.fppl(generated, train, reference=test, **settings)
+        score = lm_eval.fppl(generated, real.train, reference=real.test, valid=real.valid, **settings)
     else:
-        score = lm_eval.rppl(generated, test, train, **settings)
-    for warning in score.warnings:
-        say(f"warning: {warning}")
+        assert real.test is not None
+        score = lm_eval.rppl(generated, real.test, real.train, valid=real.valid, **settings)
+    _say_remarks(score)
     _write(score.to_json() if chosen.format == "json" else _describe_score(score), chosen.output)
     return 0
 
 
-def _real_text(corpus: "Corpus", vocab_size: int | None, folder: Path | None) -> tuple[list[str], list[str]]:
-    """Real train and test; words outside the vocabulary (of `vocab_size`, else of the model, else all) are <unk>."""
+def evaluate(arguments: Sequence[str]) -> int:
+    """`textebm evaluate`."""
+    chosen = parse(options.Evaluate, "evaluate", arguments)
+    from textebm import lm_eval
+
+    _check_measuring(chosen, given=bool(chosen.samples))
+    for path in chosen.samples:
+        _require_file("--samples", path)
+    real = _real_text(chosen, not chosen.samples)
+    if real.test is None:
+        raise UsageError("evaluate measures beside real test text: name it with --reference")
+    texts = {}
+    for path in chosen.samples or (None,):
+        file, settings = _generated(chosen, path, real)
+        name = str(path) if file.name in texts else file.name
+        texts[name] = lm_eval.Corpus(file, name, keep_blank=True)
+    report = lm_eval.evaluate(
+        texts, real.test, real.train, valid=real.valid, limits=not chosen.no_limits, mauve=chosen.mauve, **settings
+    )
+    for remark in report.remarks:
+        say(remark)
+    _write(report.to_json() if chosen.format == "json" else report.table(chosen.format), chosen.output)
+    return 0
+
+
+def signature(arguments: Sequence[str]) -> int:
+    """`textebm signature`."""
+    chosen = parse(options.ExplainSignature, "signature", arguments)
+    from textebm.lm_eval import compare as comparing
+    from textebm.lm_eval.signature import Signature
+
+    if len(chosen.signatures) not in (1, 2):
+        raise UsageError(f"one signature or two are wanted, in quotation marks; {len(chosen.signatures)} were given")
+    found = [Signature.parse(text) for text in chosen.signatures]
+    said = comparing.explanation(found[0]) if len(found) == 1 else comparing.verdict(found[0], found[1])
+    print(json.dumps(said.facts, ensure_ascii=False, indent=2) if chosen.format == "json" else said.text)
+    return 0
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """`textebm compare`."""
+    chosen = parse(options.Compare, "compare", arguments)
+    from textebm.lm_eval import compare as comparing
+
+    if not chosen.files:
+        raise UsageError("no file is given: name results of fppl, rppl or evaluate in JSON")
+    for path in chosen.files:
+        _require_file("compare", path)
+    comparison = comparing.compare_files([Path(path) for path in chosen.files], published=chosen.published)
+    for warning in comparison.warnings:
+        say(f"warning: {warning}")
+    _write(comparison.render(chosen.format), chosen.output)
+    return 0
+
+
+def _check_measuring(chosen: options.TextOptions, given: bool) -> None:
+    """Refuse options that contradict one another, before anything is computed.
+
+    Args:
+        chosen: the options.
+        given: whether samples are given, instead of drawn from a model.
+    """
+    from textebm.lm_eval.protocols import get_protocol
+
+    get_protocol(chosen.protocol)
+    if chosen.n is not None and (chosen.n < 1 or given):
+        raise UsageError("-n is the number of sentences to draw: it must be at least 1, and does not go with --samples")
+    described = {"--decoding": chosen.decoding, "--filtering": chosen.filtering, "--max-length": chosen.max_length}
+    for name, value in described.items():
+        if value is not None and not given:
+            raise UsageError(f"{name} says what --samples are; without them, the protocol decides how they are drawn")
+    if chosen.train is not None and chosen.data is not None:
+        raise UsageError("--train and --data both name real text: give one of them")
+    if chosen.train is None and (chosen.reference is not None or chosen.valid is not None):
+        raise UsageError("--reference and --valid stand beside --train: with a corpus, its own splits are taken")
+    for name, value in (("--train", chosen.train), ("--reference", chosen.reference), ("--valid", chosen.valid)):
+        if value is not None:
+            _require_file(name, value)
+
+
+def _require_file(option: str, name: str) -> None:
+    path = Path(name)
+    if path.is_dir() or not path.exists():  # a named pipe will do
+        what = "is a folder, where a file is wanted" if path.is_dir() else "does not exist"
+        raise UsageError(f"{option}: {path} {what}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _RealText:
+    """Real text, read anew at each pass; words outside the vocabulary are <unk>."""
+
+    name: str
+    train: "TextCorpus"
+    test: "TextCorpus | None"
+    valid: "TextCorpus | None"
+    folder: Path | None  # of the model, where one is needed
+
+
+def _real_text(chosen: options.TextOptions, drawing: bool) -> _RealText:
+    """The real text that the options name.
+
+    Args:
+        chosen: the options.
+        drawing: whether samples will be drawn, so that there must be a model.
+    """
+    folder = _find(chosen) if drawing or (chosen.data is None and chosen.train is None) else None
+    splits: dict[str, Callable[[], Iterable[str]]]
+    if chosen.train is not None:
+        name, splits = Path(chosen.train).name, _files_of(chosen)
+    else:
+        from textebm import checkpoint
+        from textebm.data.registry import SPLITS, resolve
+
+        config = None if folder is None else checkpoint.read_run(folder)[0]
+        data = chosen.data if config is None else chosen.data or config.data
+        assert data is not None
+        corpus = resolve(data, chosen.data_dir or (None if config is None else config.data_dir))
+        name, splits = corpus.name, {split: functools.partial(corpus.sentences, split) for split in SPLITS}
+    limit = _limit_of_words(chosen.vocab_size, folder, splits["train"])
+    from textebm.lm_eval.corpus import Corpus
+
+    def text(split: str) -> "TextCorpus | None":
+        return Corpus(lambda: map(limit, splits[split]()), split) if split in splits else None
+
+    train = text("train")
+    assert train is not None
+    return _RealText(name, train, text("test"), text("valid"), folder)
+
+
+def _files_of(chosen: options.TextOptions) -> dict[str, Callable[[], Iterable[str]]]:
+    """The splits that --train, --reference and --valid name."""
+    from textebm.lm_eval.corpus import read_sentences
+
+    named = {"train": chosen.train, "test": chosen.reference, "valid": chosen.valid}
+    return {split: functools.partial(read_sentences, path) for split, path in named.items() if path is not None}
+
+
+def _limit_of_words(
+    vocab_size: int | None, folder: Path | None, train: Callable[[], Iterable[str]]
+) -> Callable[[str], str]:
+    """Puts <unk> for words outside the vocabulary: of `vocab_size`, else of the model, else there are none."""
     from textebm.data.text import build_tokenizer, load_tokenizer
     from textebm.lm_eval.corpus import Vocabulary
 
-    train = list(corpus.sentences("train"))
-    if vocab_size is not None:
-        words = build_tokenizer(train, vocab_size).get_vocab()
-    elif folder is not None:
-        words = load_tokenizer(folder).get_vocab()
-    else:
-        return train, list(corpus.sentences("test"))
-    vocabulary = Vocabulary(words)
-
-    def limited(sentences: Iterable[str]) -> list[str]:
-        return [" ".join(vocabulary.map(sentence.split())[0]) for sentence in sentences]
-
-    return limited(train), limited(corpus.sentences("test"))
+    if vocab_size is None and folder is None:
+        return lambda sentence: sentence
+    tokenizer = load_tokenizer(folder) if vocab_size is None and folder else build_tokenizer(train(), vocab_size or 0)
+    vocabulary = Vocabulary(tokenizer.get_vocab())
+    return lambda sentence: " ".join(vocabulary.map(sentence.split())[0])
 
 
-def _drawn(chosen: options.PerplexityOptions, folder: Path, n: int) -> Path:
-    """The file of n sentences drawn from a model under the headline protocol; drawn once, then kept."""
+def _generated(chosen: options.TextOptions, given: str | None, real: _RealText) -> tuple[Path, "MeasuringOptions"]:
+    """The file of generated text, given or drawn, and what `textebm.lm_eval` takes by name."""
+    from textebm.lm_eval.protocols import NOT_FILTERED, UNKNOWN_DECODING, get_protocol
+
+    protocol = get_protocol(chosen.protocol)
+    settings: MeasuringOptions = {
+        "data": real.name,
+        "protocol": protocol.name,
+        "lmplz": chosen.lmplz,
+        "recipe": chosen.recipe,
+        "judge_epochs": chosen.judge_epochs,
+        "resamples": chosen.resamples,
+        "repeats": chosen.repeats,
+        "seed": chosen.seed,
+        "decoding": chosen.decoding or UNKNOWN_DECODING,
+        "filtering": chosen.filtering or NOT_FILTERED,
+        "max_length": chosen.max_length,
+    }
+    if protocol.judge == "lstm":
+        settings |= {"device": str(choose_device(chosen.device)), "observe": _JudgeView().observe}
+    if given is not None:
+        return Path(given), settings
+    path, decoding, longest = _drawn(chosen, protocol, real)
+    return path, settings | {"decoding": decoding, "max_length": longest}
+
+
+def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: _RealText) -> tuple[Path, str, int]:
+    """Sentences drawn from a model as a protocol prescribes, drawn once and then kept.
+
+    Returns:
+        Their file, how they were decoded, and the longest sentence that could be drawn, in words.
+    """
     from textebm import generation
+    from textebm.lm_eval.protocols import HEADLINE_DECODING
+    from textebm.model.decoding import Decoding
 
+    folder = real.folder
+    assert folder is not None  # `_real_text` was asked for it
     run = folder.parent.parent
     cache = run / "samples" if (run / "checkpoints").is_dir() else generation.cache_folder()
+    n = protocol.sentences_wanted(sum(1 for _ in real.train)) if chosen.n is None else chosen.n
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
+    longest = protocol.max_length or model.config.longest
+    greedy = protocol.decoding == "greedy"
+    decoding = Decoding("greedy", max_length=longest) if greedy else None
     with progress_bar(n, "sentence") as bar:
-        path = generation.cached_samples(folder, model, tokenizer, n, chosen.seed, cache, bar.update)
+        path = generation.cached_samples(folder, model, tokenizer, n, chosen.seed, cache, bar.update, decoding)
     say(f"samples: {path}")
-    return path
+    return path, "greedy" if greedy else HEADLINE_DECODING, longest
+
+
+class _JudgeView:
+    """Says what a neural judge is doing while it is trained."""
+
+    def observe(self, event: Mapping[str, Any]) -> None:
+        """Take an event of `LstmJudge.train`."""
+        kind = event.get("kind")
+        if kind == "epoch":
+            figures = " ".join(f"{key} {value:.4g}" for key, value in event.items() if isinstance(value, float))
+            say(f"judge, epoch {event.get('epoch')}: {figures}")
+        elif kind != "step":
+            rest = ", ".join(f"{key} {value}" for key, value in event.items() if key != "kind")
+            say(f"judge: {kind}" + (f" ({rest})" if rest else ""))
+
+
+def _say_remarks(score: "Score") -> None:
+    """Warnings, why a score is kept out of the main table, and the quirks of its protocol."""
+    for warning in score.warnings:
+        say(f"warning: {warning}")
+    for reason in score.details["headline_reasons"]:
+        if reason not in score.warnings:
+            say(f"not for the main table: {reason}")
+    for quirk in score.quirks:
+        say(f"quirk of {score.details['protocol']['name']}: {quirk}")
 
 
 def _describe_score(score: "Score") -> str:
     """A score for people."""
     details, real = score.details, score.details["real_row"]
-    samples, text = details["samples"], details["real"]
+    samples, text, repeats = details["samples"], details["real"], details["repeats"]
     lines = [
         f"{score.metric.upper()} {score.score:.2f}  (95 % interval {score.interval[0]:.2f} to {score.interval[1]:.2f})",
-        f"real text under the same judge: {real['perplexity']:.2f}",
+        *([] if real is None else [f"real text under the same judge: {real['perplexity']:.2f}"]),
+        f"main table: {'yes' if details['headline'] else 'no'}; protocol {details['protocol']['name']}",
+        *([f"mean of {repeats['runs']} judges, sd {repeats['sd']:.2f}"] if repeats["runs"] > 1 else []),
         f"signature: {score.signature}",
         f"{'':16}{'samples':>12}{'real':>12}",
     ]
@@ -564,7 +746,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    commands = {f.__name__: f for f in (train, generate, reconstruct, interpolate, fppl, rppl, plot, env)}
+    known = (train, generate, reconstruct, interpolate, fppl, rppl, evaluate, signature, compare, plot, env)
+    commands: dict[str, Callable[[Sequence[str]], int]] = {f.__name__: f for f in known}
     if name not in commands:
         import difflib
 
