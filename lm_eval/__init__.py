@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from textebm.lm_eval.judge import Judge as Judge
     from textebm.lm_eval.ngram import NgramJudge as NgramJudge
     from textebm.lm_eval.protocols import EvaluationProtocol as EvaluationProtocol
+    from textebm.lm_eval.report import Report as Report
+    from textebm.lm_eval.report import evaluate as evaluate
     from textebm.lm_eval.scores import Score as Score
     from textebm.lm_eval.scores import difference as difference
     from textebm.lm_eval.scores import fppl as fppl
@@ -29,11 +31,12 @@ _HOMES = {
     "EvaluationProtocol": "protocols",
     "Judge": "judge",
     "NgramJudge": "ngram",
+    "Report": "report",
     "Score": "scores",
     "Signature": "signature",
     "Vocabulary": "corpus",
     "difference": "scores",
-    "evaluate": "evaluate",
+    "evaluate": "report",
     "fppl": "scores",
     "read_sentences": "corpus",
     "rppl": "scores",

@@ -121,7 +121,7 @@ class Table:
             row = [name]
             for metric in METRICS:
                 item = scores.get(metric)
-                row += [tables.perplexity(item and item.score), tables.between(item and item.interval)]
+                row += ["-", "-"] if item is None else [tables.perplexity(item.score), tables.between(item.interval)]
             headline = all(item.headline for item in scores.values())
             rows.append([*row, "yes" if headline else "no"])
         for entry in self.published:

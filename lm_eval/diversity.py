@@ -132,11 +132,12 @@ def survey(sentences: Iterable[str], vocabulary: Vocabulary, training: HashArray
 
 def _distinct(hashes: "array[int]") -> HashArray:
     """The different ones, sorted; `hashes` itself is sorted in place."""
-    values = np.frombuffer(hashes, dtype=np.int64)
+    values: HashArray = np.frombuffer(hashes, dtype=np.int64)
     values.sort()
-    if not len(values):
-        return values.copy()
-    return values[np.concatenate([[True], values[1:] != values[:-1]])]
+    first = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    distinct: HashArray = values[first]
+    return distinct
 
 
 def _count_known(hashes: HashArray, known: HashArray) -> int:

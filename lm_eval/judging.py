@@ -1,8 +1,9 @@
 """From a protocol to its judge, and from a judge to the scores that the protocol counts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from textebm.lm_eval.judge import Judge
 from textebm.lm_eval.ngram import NgramJudge, find_lmplz
 from textebm.lm_eval.perplexity import SentenceScores
 from textebm.lm_eval.protocols import EvaluationProtocol
+
+Observe = Callable[[Mapping[str, Any]], None]
+"""Told what happens while a neural judge is trained: an event has a `kind`, and facts beside it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class JudgeOptions:
         epochs: training of a neural judge ends after so many.
         device: of a neural judge.
         cache: folder of trained neural judges; TEXTEBM_HOME/judges by default.
-        observe: called with a neural judge's messages.
+        observe: told what happens while a neural judge is trained.
         data: name of the corpus, by which a recipe has its size.
     """
 
@@ -34,7 +38,7 @@ class JudgeOptions:
     epochs: int | None = None
     device: str = "cpu"
     cache: Path | None = None
-    observe: Callable[..., object] | None = None
+    observe: Observe | None = None
     data: str = ""
 
 
@@ -94,3 +98,28 @@ def score_sentences(judge: Judge, sentences: Iterable[str], counts_end: bool) ->
         log_probs.append(float(words.sum()))
         tokens.append(len(words))
     return SentenceScores(np.array(log_probs), np.array(tokens, dtype=np.int64))
+
+
+def sample_judge(
+    judge: Judge, protocol: EvaluationProtocol, train: Corpus, n: int, seed: int, options: JudgeOptions
+) -> list[str]:
+    """Sentences drawn from a judge of real text itself, at temperature 1: the plain language model as a generator.
+
+    Args:
+        judge: the judge.
+        protocol: its protocol.
+        train: the real training split that it was trained on.
+        n: number of sentences.
+        seed: the same one gives the same sentences on one machine.
+        options: of the judge.
+    """
+    if isinstance(judge, NgramJudge):
+        # KenLM's module answers for given words only, so the model is read by our own reader.
+        readable = NgramJudge.train(
+            protocol.fppl_training(train), judge.vocabulary, protocol.order, find_lmplz(options.lmplz), query="built-in"
+        )
+        return list(readable.sample(n, seed))
+    from textebm.lm_eval.neural import LstmJudge
+
+    assert isinstance(judge, LstmJudge)  # there is no other kind under a protocol
+    return list(judge.sample(n, seed))

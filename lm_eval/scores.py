@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from textebm.lm_eval import bootstrap
 from textebm.lm_eval.corpus import UNKNOWN, Corpus, Sentences, Vocabulary
 from textebm.lm_eval.diversity import Survey, survey
 from textebm.lm_eval.judge import Judge
-from textebm.lm_eval.judging import JudgeOptions, score_sentences, train_judge
+from textebm.lm_eval.judging import JudgeOptions, Observe, score_sentences, train_judge
 from textebm.lm_eval.perplexity import SentenceScores
 from textebm.lm_eval.protocols import DEFAULT_PROTOCOL, NOT_FILTERED, UNKNOWN_DECODING, get_protocol
 from textebm.lm_eval.signature import Signature
@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
         judge_epochs: training of a neural judge ends after so many epochs; the same.
         device: where a neural judge is trained and asked.
         judge_cache: folder of trained neural judges; TEXTEBM_HOME/judges by default.
-        observe: called with a neural judge's messages.
+        observe: told what happens while a neural judge is trained.
 
     How sure:
         resamples: of the bootstrap.
@@ -74,7 +74,7 @@ class Options(TypedDict, total=False):
     judge_epochs: int | None
     device: str
     judge_cache: Path | None
-    observe: Callable[..., object] | None
+    observe: Observe | None
     resamples: int
     seed: int
     repeats: int
@@ -97,7 +97,7 @@ class Settings:
     judge_epochs: int | None = None
     device: str = "cpu"
     judge_cache: Path | None = None
-    observe: Callable[..., object] | None = None
+    observe: Observe | None = None
     resamples: int = 1000
     seed: int = 0
     repeats: int = 1

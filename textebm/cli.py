@@ -413,9 +413,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     if real.test is None:
         raise UsageError("evaluate measures beside real test text: name it with --reference")
     texts = {}
-    for path in chosen.samples or (None,):
-        file, settings = _generated(chosen, path, real)
-        name = str(path) if file.name in texts else file.name
+    for given in chosen.samples or (None,):
+        file, settings = _generated(chosen, given, real)
+        name = str(file) if file.name in texts else file.name
         texts[name] = lm_eval.Corpus(file, name, keep_blank=True)
     report = lm_eval.evaluate(
         texts, real.test, real.train, valid=real.valid, limits=not chosen.no_limits, mauve=chosen.mauve, **settings
@@ -484,7 +484,7 @@ def _check_measuring(chosen: options.TextOptions, given: bool) -> None:
 def _require_file(option: str, name: str) -> None:
     path = Path(name)
     if path.is_dir() or not path.exists():  # a named pipe will do
-        what = "is a folder, where a file is wanted" if path.is_dir() else "does not exist"
+        what = "is a folder, where a text file is wanted" if path.is_dir() else "does not exist"
         raise UsageError(f"{option}: {path} {what}")
 
 

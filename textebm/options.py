@@ -236,8 +236,8 @@ class Evaluate(TextOptions):
     """Generated texts, each one sentence a line (default: drawn from the model as the protocol prescribes)."""
     no_limits: bool = False
     """Leave out the judge as a generator, which takes as long as one more text."""
-    mauve: bool = False
-    """MAUVE of each text, on features of an LSTM judge of the real text (needs the extra mauve; trains that judge)."""
+    mauve: str | None = None
+    """MAUVE of each text, on states of an LSTM judge of this recipe, such as lstm-sentence-ptb (extra mauve)."""
     format: Literal["json", "text", "markdown", "csv"] = "text"
     """A table for people, for Markdown, for a spreadsheet; or everything in one JSON object."""
     output: str | None = None

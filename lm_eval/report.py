@@ -1,8 +1,10 @@
 """One report of generated text: FPPL, RPPL, and what perplexity does not see, between the two limits of every table."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from textebm.errors import UsageError
@@ -24,6 +26,8 @@ from textebm.lm_eval.diversity import (
 from textebm.lm_eval.judging import sample_judge
 from textebm.lm_eval.protocols import HEADLINE_DECODING, NOT_FILTERED
 from textebm.lm_eval.scores import Options, Real, Samples, Score, Settings, Text, difference, forward, reverse
+
+File = str | os.PathLike[str]
 
 Kind = Literal["real", "samples", "judge"]
 
@@ -124,6 +128,8 @@ class Report:
 
 
 def _difference_in_words(found: Mapping[str, Any]) -> str:
+    if found["difference"] is None:
+        return f"{found['metric'].upper()} of {found['first']} and {found['second']}: {found['why']}"
     low, high = found["interval"]
     return (
         f"{found['metric'].upper()} of {found['first']} minus {found['second']}: {found['difference']:+.2f} "
@@ -132,24 +138,25 @@ def _difference_in_words(found: Mapping[str, Any]) -> str:
 
 
 def evaluate(
-    samples: Mapping[str, Text] | Sequence[Text] | Text,
+    samples: Mapping[str, Text] | Sequence[File | Corpus] | File | Corpus,
     test: Text,
     train: Text,
     *,
     valid: Text | None = None,
     limits: bool = True,
-    mauve: bool = False,
+    mauve: str | None = None,
     **options: Unpack[Options],
 ) -> Report:
     """Measure generated texts beside one another, and beside the two limits of every table.
 
     Args:
-        samples: the texts, by name or in order; or one text. Each is measured with the same options.
+        samples: the texts by name; or files, which have names of their own. Each is measured with the same options.
         test: the real test split.
         train: the real training split.
         valid: the real validation split, for neural judges.
         limits: whether the judge is measured as a generator too; real text always is.
-        mauve: whether MAUVE is measured (needs the extra `mauve`).
+        mauve: recipe of the LSTM judge whose states are the features of MAUVE (needs the extra `mauve`); None to leave
+            it out.
         options: as of `fppl`.
 
     Raises:
@@ -177,7 +184,7 @@ def evaluate(
     ]
     entries.append(_real_entry(real, figures))
     differences = [
-        _compared(metric, name, scores)
+        _compared(metric, name, scores, settings)
         for metric, scores in (("fppl", forwards), ("rppl", reverses))
         for name in list(given)[1:]
     ]
@@ -185,18 +192,14 @@ def evaluate(
     return Report(entries, differences, figures.notes, remarks)
 
 
-def _named(samples: Mapping[str, Text] | Sequence[Text] | Text) -> dict[str, Text]:
+def _named(samples: Mapping[str, Text] | Sequence[File | Corpus] | File | Corpus) -> dict[str, Text]:
     if isinstance(samples, Mapping):
         named = dict(samples)
-    elif (
-        isinstance(samples, Sequence) and not isinstance(samples, str) and not all(isinstance(s, str) for s in samples)
-    ):
-        named = {}
-        for number, text in enumerate(samples, start=1):
-            name = text.name if isinstance(text, Corpus) else f"samples {number}"
-            named[name if name not in named else f"{name} ({number})"] = text
     else:
-        named = {samples.name if isinstance(samples, Corpus) else "samples": samples}  # type: ignore[dict-item]
+        named = {}
+        for text in [samples] if isinstance(samples, str | os.PathLike | Corpus) else samples:
+            name = text.name if isinstance(text, Corpus) else Path(text).name
+            named[name if name not in named else f"{name} ({len(named) + 1})"] = text
     if not named:
         raise UsageError("no generated text is given")
     if clash := named.keys() & {REAL_ROW, JUDGE_ROW}:
@@ -205,7 +208,7 @@ def _named(samples: Mapping[str, Text] | Sequence[Text] | Text) -> dict[str, Tex
 
 
 def _judge_as_generator(real: Real, settings: Settings) -> Samples:
-    """As many sentences as the protocol prescribes, drawn at temperature 1 from the judge of the real training split."""
+    """As many sentences as the protocol prescribes, drawn at temperature 1 from the judge of real text."""
     n = real.protocol.sentences_wanted(real.headline_n)
     drawn = sample_judge(real.judges[0], real.protocol, real.train, n, settings.seed, settings.judge_options)
     own = Settings(**{**vars(settings), "decoding": HEADLINE_DECODING, "filtering": NOT_FILTERED, "max_length": None})
@@ -216,16 +219,16 @@ def _real_entry(real: Real, figures: "_Figures") -> Entry:
     assert real.test is not None and real.test_survey is not None  # `evaluate` was given it
     scores = {}
     for metric in ("fppl", "rppl"):
-        row = real.real_row(metric)  # type: ignore[arg-type]
+        row = real.real_row(metric)
         assert row is not None
         scores[metric] = {"score": row.perplexity, "interval": list(row.interval)}
     return Entry(REAL_ROW, "real", scores, figures.of(real.test, real.test_survey, is_reference=True))
 
 
-def _compared(metric: str, name: str, scores: Mapping[str, Score]) -> dict[str, Any]:
+def _compared(metric: str, name: str, scores: Mapping[str, Score], settings: Settings) -> dict[str, Any]:
     first = next(iter(scores))
     try:
-        found: Difference = difference(scores[name], scores[first])
+        found: Difference = difference(scores[name], scores[first], resamples=settings.resamples, seed=settings.seed)
     except UsageError as error:  # texts of different numbers of sentences, say
         return {"metric": metric, "first": name, "second": first, "difference": None, "why": str(error)}
     return {"metric": metric, "first": name, "second": first, **asdict(found)}
@@ -244,9 +247,9 @@ def _remarks(scores: Iterable[tuple[str, Score]]) -> list[str]:
 
 
 class _Figures:
-    """Figures of texts that must be of one size to compare: all are measured on as many sentences as the shortest has."""
+    """Figures that depend on a text's size: all are measured on as many sentences as the smallest text has."""
 
-    def __init__(self, real: Real, surveys: Sequence[Survey], seed: int, mauve: bool) -> None:
+    def __init__(self, real: Real, surveys: Sequence[Survey], seed: int, mauve: str | None) -> None:
         assert real.test is not None and real.test_survey is not None
         self._real = real
         self._seed = seed
@@ -260,10 +263,10 @@ class _Figures:
             "n-grams that the training split does not have; length: distances from the test split",
             "real text: FPPL is of the test split; RPPL is what the judge of the real training split gives it",
         ]
-        if mauve:
-            from textebm.lm_eval.mauve import reference
+        if mauve is not None:
+            from textebm.lm_eval.mauve import against_test
 
-            self._mauve, note = reference(real, self.size, seed)
+            self._mauve, note = against_test(real, self.size, seed, mauve)
             self.notes.append(note)
 
     def of(self, corpus: Corpus, survey: Survey, *, is_reference: bool = False) -> dict[str, float | int | None]:
@@ -276,7 +279,7 @@ class _Figures:
             **asdict(survey.figures),
             **{f"distinct_{n}": distinct[n] for n in ORDERS},
             **{f"novelty_{n}": novelty[n] for n in ORDERS},
-            "self_bleu": self_bleu(chosen[:SELF_BLEU_SENTENCES]),
+            "self_bleu": self_bleu(subsample(chosen, SELF_BLEU_SENTENCES, self._seed)),
             "length_wasserstein": wasserstein(survey.lengths, lengths),
             "length_total_variation": total_variation(survey.lengths, lengths),
         }
