@@ -218,8 +218,10 @@ class NgramJudge:
         if not isinstance(self._reader, _BuiltInReader):
             raise UsageError("sentences can be drawn from an n-gram judge that is trained with query='built-in' only")
         names = {spelt: word for word, spelt in self._spelling.items()}
-        for words in sample_ngrams(self._reader.model, n, seed):
-            yield " ".join(names.get(word, UNKNOWN) for word in words)
+        seen = set(self._reader.model.words)
+        unseen = [spelt for spelt in names if spelt not in seen]
+        for words in sample_ngrams(self._reader.model, n, seed, unseen):
+            yield " ".join(names[word] for word in words)
 
 
 def _spelling(vocabulary: Vocabulary) -> dict[str, str]:

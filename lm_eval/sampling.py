@@ -1,11 +1,11 @@
 """The n-gram judge as a generator: sentences drawn from the model itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textebm.lm_eval.arpa import BOS, EOS, NgramModel, find
+from textebm.lm_eval.arpa import BOS, EOS, UNK, NgramModel, find
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -15,7 +15,9 @@ LONGEST = 1000
 """Words at which a sentence is ended, so that a model that never ends one does no harm; language is far from it."""
 
 
-def sample_ngrams(model: NgramModel, n: int, seed: int = 0, longest: int = LONGEST) -> Iterator[list[str]]:
+def sample_ngrams(
+    model: NgramModel, n: int, seed: int = 0, unseen: Sequence[str] = (), longest: int = LONGEST
+) -> Iterator[list[str]]:
     """Sentences drawn from an interpolated model, word by word, at temperature 1.
 
     An interpolated model gives a word that followed the context in training its own probability, and shares the rest
@@ -26,16 +28,18 @@ def sample_ngrams(model: NgramModel, n: int, seed: int = 0, longest: int = LONGE
         model: the model.
         n: number of sentences.
         seed: the same seed gives the same sentences.
+        unseen: words that the model does not hold; each has the probability of its unknown word. Where there is none,
+            neither is that probability: the model keeps it for a word that never comes.
         longest: words at which a sentence is ended.
 
     Yields:
         The words of each sentence, as the model spells them.
     """
     random = np.random.default_rng(seed)
-    drawer = _Drawer(model, random)
+    drawer = _Drawer(model, random, len(unseen))
     for begin in range(0, n, SENTENCES_AT_ONCE):
         for ids in drawer.sentences(min(SENTENCES_AT_ONCE, n - begin), longest):
-            yield [model.words[i] for i in ids]
+            yield [unseen[random.integers(len(unseen))] if i == UNK else model.words[i] for i in ids]
 
 
 class _Drawer:
@@ -44,13 +48,14 @@ class _Drawer:
     A context is where its words stand among the n-grams of their order; −1 where they never stood together.
     """
 
-    def __init__(self, model: NgramModel, random: np.random.Generator) -> None:
+    def __init__(self, model: NgramModel, random: np.random.Generator, unseen: int) -> None:
         self._model = model
         self._random = random
         self._size = len(model.words)
         # The n-grams with one prefix stand together, so a running sum of probabilities serves every prefix.
         probs = [np.power(10.0, grams.log10_probs.astype(np.float64)) for grams in model.orders]
         probs[0][BOS] = 0.0  # no model predicts it, and files write anything there
+        probs[0][UNK] *= unseen
         self._sums = [np.concatenate([[0.0], np.cumsum(prob)]) for prob in probs]
 
     def sentences(self, n: int, longest: int) -> list[list[int]]:

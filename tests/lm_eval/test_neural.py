@@ -32,7 +32,9 @@ class TestAgainstAPlainLoop:
 
     @pytest.mark.parametrize("batching", ["equal-length", "padded"])
     @pytest.mark.parametrize("loss", ["sentence", "token"])
-    @pytest.mark.parametrize("layers", [{}, {"layers": 2, "hidden": 24, "tied": True, "output_bias": True, "init": 0.1}])
+    @pytest.mark.parametrize(
+        "layers", [{}, {"layers": 2, "hidden": 24, "tied": True, "output_bias": True, "init": 0.1}]
+    )
     def test_an_epoch_leads_to_the_same_weights(self, batching, loss, layers, make_text) -> None:
         recipe = replace(PLAIN, batching=batching, loss=loss, clip=0.5, epochs=1, **layers)
         trainer = make_trainer(make_text(5, sentences=100), recipe)
