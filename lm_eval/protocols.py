@@ -119,9 +119,9 @@ class EvaluationProtocol:
         held_out = None
         if self.splits_samples is not None:
             whole = sum(self.splits_samples)
-            first = n * self.splits_samples[0] // whole
-            second = first + n * self.splits_samples[1] // whole
-            held_out = _part(samples, first, second)
+            stopping = max(1, n * self.splits_samples[1] // whole)  # however few there are
+            first = max(1, min(n * self.splits_samples[0] // whole, n - stopping))
+            held_out = _part(samples, first, first + stopping)
             samples = _part(samples, 0, first)
         if self.vocabulary_lines:
             samples = _after_vocabulary(samples, vocabulary)

@@ -610,11 +610,18 @@ class _JudgeView:
         """Take an event of `LstmJudge.train`."""
         kind = event.get("kind")
         if kind == "epoch":
-            figures = " ".join(f"{key} {value:.4g}" for key, value in event.items() if isinstance(value, float))
-            say(f"judge, epoch {event.get('epoch')}: {figures}")
-        elif kind != "step":
-            rest = ", ".join(f"{key} {value}" for key, value in event.items() if key != "kind")
-            say(f"judge: {kind}" + (f" ({rest})" if rest else ""))
+            say(
+                f"judge, epoch {event['epoch']}: perplexity {event['train_perplexity']:.1f} training, "
+                f"{event['valid_perplexity']:.1f} held out; {event['tokens_per_second']:,.0f} tokens/s"
+            )
+        elif kind in ("start", "resume"):
+            say(f"judge: recipe {event['recipe']}, {event['sentences']:,} sentences, {event['tokens']:,} tokens")
+        elif kind == "cached":
+            say(f"judge: taken from the cache ({event['epochs']} epochs, held out {event['best']:.1f})")
+        elif kind == "damaged":
+            say(f"judge: what is kept in {event['folder']} is damaged, and it is trained again: {event['reason']}")
+        elif kind == "waiting":
+            say(f"judge: another process is training it; waiting for {event['folder']}")
 
 
 def _say_remarks(score: "Score") -> None:
