@@ -450,7 +450,12 @@ def _score(
         "headline_reasons": reasons,
         "headline_sentences": real.headline_n,
         "repeats": _repeats(real, row),
-        "warnings": [*departures, *_same(real, samples), *_too_good(metric, row, real_row)],
+        "warnings": [
+            *departures,
+            *_same(real, samples),
+            *_foreign(samples),
+            *_too_good(metric, row, real_row),
+        ],
     }
     signature = _signature(metric, real, samples, judges[0], settings)
     return Score(metric, row.perplexity, row.interval, signature, details, row.scores)
@@ -496,6 +501,17 @@ def _same(real: Real, samples: Samples) -> list[str]:
         texts.insert(1, (real.test, real.test_survey))
     pairs = [(a, b) for number, a in enumerate(texts) for b in texts[number + 1 :]]
     return [f"{a[0].name} and {b[0].name} hold the same sentences" for a, b in pairs if a[1].sha256 == b[1].sha256]
+
+
+def _foreign(samples: Samples) -> list[str]:
+    """Whether the samples have nothing in common with the real text."""
+    figures = samples.survey.figures
+    if figures.out_of_vocabulary < figures.words:
+        return []
+    return [
+        f"no word of {samples.corpus.name} occurs in the real training split: is it of the same language, case and "
+        "tokenisation?"
+    ]
 
 
 def _too_good(metric: Metric, row: Row, real_row: Row | None) -> list[str]:
