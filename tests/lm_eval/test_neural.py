@@ -1,15 +1,12 @@
 """The LSTM judge: training against a plain loop, laws of its probabilities, what is kept, bad input."""
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from textebm.lm_eval.corpus import Vocabulary
-from textebm.lm_eval.neural import Encoder, LstmJudge, LstmNetwork
+from textebm.lm_eval.neural import Encoder, LstmNetwork
 from textebm.lm_eval.neural_training import Limits, Task, _Trainer
 from textebm.lm_eval.recipes import RECIPES, Recipe
 
@@ -32,7 +29,9 @@ class TestAgainstAPlainLoop:
 
     @pytest.mark.parametrize("batching", ["equal-length", "padded"])
     @pytest.mark.parametrize("loss", ["sentence", "token"])
-    @pytest.mark.parametrize("layers", [{}, {"layers": 2, "hidden": 24, "tied": True, "output_bias": True, "init": 0.1}])
+    @pytest.mark.parametrize(
+        "layers", [{}, {"layers": 2, "hidden": 24, "tied": True, "output_bias": True, "init": 0.1}]
+    )
     def test_an_epoch_leads_to_the_same_weights(self, batching, loss, layers, make_text) -> None:
         recipe = replace(PLAIN, batching=batching, loss=loss, clip=0.5, epochs=1, **layers)
         trainer = make_trainer(make_text(5, sentences=100), recipe)
