@@ -479,14 +479,14 @@ def calibrate(arguments: Sequence[str]) -> int:
     """`textebm calibrate`."""
     chosen = parse(options.Calibrate, "calibrate", arguments)
     from textebm import hardware
-    from textebm.data.registry import resolve
+    from textebm.data.registry import SPLITS, resolve
     from textebm.lm_eval import calibration
     from textebm.lm_eval.corpus import Corpus as Text
     from textebm.lm_eval.recipes import get_recipe
 
     recipe = None if chosen.recipe is None else get_recipe(chosen.recipe)
     corpus = resolve(chosen.data, chosen.data_dir)
-    train, valid, test = (Text(corpus.sentences(split), split) for split in ("train", "valid", "test"))  # type: ignore[arg-type]
+    train, valid, test = (Text(corpus.sentences(split), split) for split in SPLITS)
     names = calibration.JUDGES if chosen.judge == "all" else (chosen.judge,)
     device = str(choose_device(chosen.device)) if calibration.LSTM in names else "cpu"
     started, commit = time.monotonic(), hardware.commit()
