@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,8 @@ from torch import Tensor
 
 from textebm.errors import JudgeError
 
-try:
-    import fcntl
-except ImportError:  # no such thing on Windows; the files are whole even so, and at worst work is done twice
-    fcntl = None  # type: ignore[assignment]
+LOCKS = find_spec("fcntl") is not None
+"""Not on Windows; the files are whole even so, and at worst work is done twice."""
 
 DESCRIPTION = "judge.json"
 
@@ -133,8 +132,10 @@ class JudgeStore:
 
     def is_busy(self) -> bool:
         """Whether another process holds the lock at this moment."""
-        if fcntl is None:
+        if not LOCKS:
             return False
+        import fcntl
+
         with contextlib.suppress(OSError), (self.folder / "lock").open("rb") as file:
             try:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,8 +144,10 @@ class JudgeStore:
         return False
 
     def _acquire(self, descriptor: int) -> bool:
-        if fcntl is None:
+        if not LOCKS:
             return True
+        import fcntl
+
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True

@@ -87,13 +87,9 @@ class Encoder:
 
     def text(self, sentences: Iterable[str]) -> EncodedText:
         """A whole text."""
-        pieces, lengths = [], [0]
-        for sentence in sentences:
-            ids = self.sentence(sentence)
-            pieces.append(np.array(ids, dtype=np.int32))
-            lengths.append(len(ids))
+        pieces = [np.array(self.sentence(sentence), dtype=np.int32) for sentence in sentences]
         ids = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
-        return EncodedText(ids, np.cumsum(np.array(lengths, dtype=np.int64)))
+        return EncodedText(ids, np.cumsum([0, *map(len, pieces)], dtype=np.int64))
 
 
 # ---------------------------------------------------------------------------------------------------------- the network
@@ -156,7 +152,7 @@ class LstmNetwork(nn.Module):
             what the softmax sees, (places, batch, size); the same before dropout; and the state after the last token.
         """
         recipe = self.recipe
-        table = self.embedding
+        table: Tensor = self.embedding
         if dropout is not None and recipe.dropout_words:
             table = table * self._mask((len(table), 1), recipe.dropout_words, dropout)
         x = self._drop(nn.functional.embedding(inputs, table), recipe.dropout_in, dropout)

@@ -21,8 +21,8 @@ from textebm.errors import DataError
 from textebm.lm_eval import protocols
 
 COMMANDS = [
-    *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate", "signature", "compare"),
-    *("plot", "env"),
+    *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate", "calibrate"),
+    *("signature", "compare", "plot", "env"),
 ]
 
 
@@ -406,10 +406,10 @@ class TestPerplexity:
         repeats = found["details"]["repeats"]
         assert found["score"] == repeats["mean"] == pytest.approx(sum(repeats["scores"]) / 2)
         assert repeats["sd"] > 0
-        assert "judge: recipe tiny" in done.err
+        assert "LSTM judge: tiny, " in done.err
         assert "the judge's recipe is tiny" in done.err
         assert f"mean of 2 judges, sd {repeats['sd']:.2f}" in command("rppl", *words, "--format", "text").out
-        assert "judge: taken from the cache" in command("rppl", *words).err
+        assert "LSTM judge: trained before" in command("rppl", *words).err
 
     def test_a_damaged_judge_is_trained_again_and_that_is_said(self, run: Path, command, tmp_path: Path) -> None:
         words = ("fppl", "--model", run, "--protocol", "lstm-sentence", "--recipe", "tiny")
@@ -418,7 +418,7 @@ class TestPerplexity:
         for path in kept:
             path.write_bytes(path.read_bytes()[:-100])
         again = command(*words)
-        assert "is damaged, and it is trained again" in again.err
+        assert "is damaged and is trained again" in again.err
         assert json.loads(again.out)["score"] == json.loads(first.out)["score"]
 
     def test_decoding_of_samples_stands_in_the_signature(self, corpus_folder: Path, command) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from tqdm import tqdm
 
+    from textebm.lm_eval.calibration import RealRow
     from textebm.lm_eval.corpus import Corpus as TextCorpus
     from textebm.lm_eval.protocols import EvaluationProtocol
     from textebm.lm_eval.scores import Options as MeasuringOptions
@@ -49,6 +50,7 @@ commands:
   fppl         forward perplexity: generated text under a language model of real text
   rppl         reverse perplexity: real text under a language model of generated text
   evaluate     both, and what perplexity does not see, of one text or several, in one table
+  calibrate    what real text scores under each judge, beside known figures
   signature    explain a score's signature, or say whether two scores compare
   compare      put scores into tables, those that compare side by side
   plot         draw a run's learning curves
@@ -571,7 +573,7 @@ def _generated(chosen: options.TextOptions, given: str | None, real: _RealText) 
         "max_length": chosen.max_length,
     }
     if protocol.judge == "lstm":
-        settings |= {"device": str(choose_device(chosen.device)), "observe": _JudgeView().observe}
+        settings |= {"device": str(choose_device(chosen.device)), "observe": _JudgeView()}
     if given is not None:
         return Path(given), settings
     path, decoding, longest = _drawn(chosen, protocol, real)
@@ -601,27 +603,6 @@ def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: _R
         path = generation.cached_samples(folder, model, tokenizer, n, chosen.seed, cache, bar.update, decoding)
     say(f"samples: {path}")
     return path, "greedy" if greedy else HEADLINE_DECODING, longest
-
-
-class _JudgeView:
-    """Says what a neural judge is doing while it is trained."""
-
-    def observe(self, event: Mapping[str, Any]) -> None:
-        """Take an event of `LstmJudge.train`."""
-        kind = event.get("kind")
-        if kind == "epoch":
-            say(
-                f"judge, epoch {event['epoch']}: perplexity {event['train_perplexity']:.1f} training, "
-                f"{event['valid_perplexity']:.1f} held out; {event['tokens_per_second']:,.0f} tokens/s"
-            )
-        elif kind in ("start", "resume"):
-            say(f"judge: recipe {event['recipe']}, {event['sentences']:,} sentences, {event['tokens']:,} tokens")
-        elif kind == "cached":
-            say(f"judge: taken from the cache ({event['epochs']} epochs, held out {event['best']:.1f})")
-        elif kind == "damaged":
-            say(f"judge: what is kept in {event['folder']} is damaged, and it is trained again: {event['reason']}")
-        elif kind == "waiting":
-            say(f"judge: another process is training it; waiting for {event['folder']}")
 
 
 def _say_remarks(score: "Score") -> None:
@@ -657,6 +638,160 @@ def _figure(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+# ---- calibration
+
+
+def calibrate(arguments: Sequence[str]) -> int:
+    """`textebm calibrate`."""
+    chosen = parse(options.Calibrate, "calibrate", arguments)
+    from textebm import hardware
+    from textebm.data.registry import SPLITS, resolve
+    from textebm.lm_eval import calibration
+    from textebm.lm_eval.corpus import Corpus as Text
+    from textebm.lm_eval.recipes import get_recipe
+
+    recipe = None if chosen.recipe is None else get_recipe(chosen.recipe)
+    corpus = resolve(chosen.data, chosen.data_dir)
+    train, valid, test = (Text(corpus.sentences(split), split) for split in SPLITS)
+    names = calibration.JUDGES if chosen.judge == "all" else (chosen.judge,)
+    device = str(choose_device(chosen.device)) if calibration.LSTM in names else "cpu"
+    started, commit = time.monotonic(), hardware.commit()
+    with _JudgeView() as view:
+        settings = calibration.JudgeOptions(
+            recipe,
+            chosen.seed,
+            device,
+            chosen.precision,
+            _judge_folder(),
+            view,
+            chosen.epochs,
+            chosen.max_minutes,
+            chosen.lmplz,
+        )
+        rows = []
+        for row in calibration.calibrate(train, valid, test, data=corpus.name, judges=names, options=settings):
+            view.close()
+            say(_describe_real_row(row))
+            rows.append(row)
+    if chosen.format == "text":
+        _write("\n".join(map(_describe_real_row, rows)), chosen.output)
+        return 0
+    result = _calibration_result(chosen, arguments, rows, commit, time.monotonic() - started)
+    _write(json.dumps(result, indent=2), chosen.output)
+    return 0
+
+
+def _judge_folder() -> Path:
+    from textebm.lm_eval.neural import judge_folder
+
+    return judge_folder()
+
+
+def _calibration_result(
+    chosen: options.Calibrate, arguments: Sequence[str], rows: "list[RealRow]", commit: str | None, seconds: float
+) -> dict[str, Any]:
+    """The first judge's score, every judge's row, and what it was measured on."""
+    from textebm import hardware
+
+    first = rows[0].as_dict()
+    return {
+        **{key: first[key] for key in ("metric", "score", "interval", "signature")},
+        "command": f"textebm calibrate {_without(arguments, '--data-dir', '--output', '--lmplz')}",
+        "commit": commit,
+        "seed": chosen.seed,
+        "hardware": hardware.hardware_class(chosen.device if chosen.device != "auto" else "cpu"),
+        "versions": hardware.versions(),
+        "minutes": round(seconds / 60, 1),
+        "details": {"judges": {row.judge: row.as_dict() for row in rows}},
+    }
+
+
+def _without(arguments: Sequence[str], *paths: str) -> str:
+    """The arguments but for those that name places on this machine."""
+    import shlex
+
+    kept = []
+    words = iter(arguments)
+    for word in words:
+        if word in paths:
+            next(words, None)
+        elif word.split("=")[0] not in paths:
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def _describe_real_row(row: "RealRow") -> str:
+    """A real row for people."""
+    known = row.details["known"]
+    if known["perplexity"] is None:
+        beside = known["why"]
+    else:
+        beside = f"known: {known['perplexity']} ({known['source']}), {known['difference']:+.2%}"
+    low, high = row.interval
+    return (
+        f"{row.judge}: real text {row.score:.2f}  (95 % interval {low:.2f} to {high:.2f}); {beside}\n  {row.signature}"
+    )
+
+
+class _JudgeView:
+    """Shows the training of an LSTM judge: a progress bar on a terminal, a line an epoch anywhere."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+        self.tokens = 0
+
+    def __enter__(self) -> "_JudgeView":
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "step":
+            if self.bar is None:
+                self.bar = progress_bar(self.tokens, "token")
+            self.bar.update(event["tokens"])
+            return
+        self.close()
+        if kind in ("start", "resume"):
+            self.tokens = event["tokens"]
+        if line := _describe_judge_event(event):
+            say(line)
+
+
+def _describe_judge_event(event: Mapping[str, Any]) -> str | None:
+    """A line for people, where there is something to say."""
+    kind = event["kind"]
+    if kind in ("start", "resume"):
+        done = f", {event['epochs']} epochs done" if kind == "resume" else ""
+        return (
+            f"LSTM judge: {event['recipe']}, {event['sentences']:,} sentences, {event['tokens']:,} tokens, "
+            f"{event['held_out']:,} sentences held out, {event['precision']} on {event['device']}{done}"
+        )
+    if kind == "epoch":
+        return (
+            f"  epoch {event['epoch']}: train perplexity {event['train_perplexity']:.2f}, valid "
+            f"{event['valid_perplexity']:.2f}{' (best so far)' if event['best'] else ''}, rate {event['lr']:g}, "
+            f"{event['seconds']:.0f} s, {event['tokens_per_second']:,.0f} tokens/s"
+        )
+    if kind == "done" and event["ended"] == "cut":
+        return f"  ended early after {event['epochs']} epochs; the same command goes on with it"
+    if kind == "cached":
+        return f"LSTM judge: trained before ({event['epochs']} epochs)"
+    if kind == "damaged":
+        return f"warning: the judge kept in {event['folder']} is damaged and is trained again: {event['reason']}"
+    if kind == "waiting":
+        return f"waiting for another process that trains the same judge ({event['folder']})"
+    return None
 
 
 # ---- others
@@ -753,7 +888,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    known = (train, generate, reconstruct, interpolate, fppl, rppl, evaluate, signature, compare, plot, env)
+    known = (
+        *(train, generate, reconstruct, interpolate),
+        *(fppl, rppl, evaluate, calibrate, signature, compare, plot, env),
+    )
     commands: dict[str, Callable[[Sequence[str]], int]] = {f.__name__: f for f in known}
     if name not in commands:
         import difflib

@@ -279,6 +279,47 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Calibrate(DeviceOptions):
+    """What real text scores under each judge, beside the known figures: a judge that misses them is another judge.
+
+    Each judge is trained on the real training split, chosen on valid, and scores test. A training that was ended early
+    or interrupted goes on when the same command is given again.
+
+    examples:
+      textebm calibrate --data ptb --judge kenlm5
+      textebm calibrate --data ptb --judge lstm-sentence --max-minutes 60
+      textebm calibrate --data demo --judge all --recipe tiny --format text
+    """
+
+    data: str = "ptb"
+    """Named corpus, text file or folder."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
+    judge: Literal["kenlm5", "lstm-sentence", "all"] = "all"
+    """Which judge."""
+    recipe: str | None = None
+    """Recipe of the LSTM judge (default: lstm-sentence-DATA, for a corpus without one lstm-sentence-ptb)."""
+    epochs: int | None = None
+    """End the LSTM judge's training when so many epochs are done in all."""
+    max_minutes: float | None = None
+    """End it early, before an epoch that would end later than so many minutes from now."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the products in training (auto: bf16 where the device has it natively); scores are computed in fp32."""
+    seed: int = 0
+    """Of the LSTM judge and of the bootstrap."""
+    lmplz: str | None = None
+    """KenLM's lmplz (default: TEXTEBM_LMPLZ, the PATH, the project's own build, else a built-in estimator)."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object, or lines for people."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}: it must be 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class Plot:
     """Draw a run's learning curves: likelihood, energies, norms.
 
