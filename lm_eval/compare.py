@@ -16,8 +16,9 @@ from textebm.lm_eval.signature import Signature
 Format = Literal["text", "markdown", "csv", "json"]
 
 METRICS = ("fppl", "rppl")
-APART = ("metric", "test")
-"""Decisive facts in which the two scores of one row differ by their nature: FPPL is of no test split."""
+APART = ("metric", "test", "valid", "held-out", "discounts")
+"""Decisive facts in which the two scores of one row differ by their nature: FPPL is of no test split, and the judges of
+either are trained on different texts."""
 
 
 # ----------------------------------------------------------------------------------------------------------- signatures
@@ -99,14 +100,30 @@ class Table:
     """Scores that compare.
 
     Args:
-        facts: decisive facts that all of them share.
         items: row -> metric -> score.
         published: published rows beside them.
     """
 
-    facts: dict[str, str]
     items: dict[str, dict[str, Item]]
     published: list[dict[str, Any]]
+
+    def of(self, metric: str | None = None) -> list[Item]:
+        """The scores, of one metric or of both."""
+        return [item for row in self.items.values() for item in row.values() if metric in (None, item.metric)]
+
+    def takes(self, item: Item) -> bool:
+        """Whether a score compares with all that are here."""
+        return all(other.place == item.place for other in self.of()) and all(
+            other.signature.compare(item.signature).comparable for other in self.of(item.metric)
+        )
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Decisive facts on which the scores agree, or which only one metric has."""
+        facts: dict[str, str] = {}
+        for item in self.of():
+            facts |= {key: value for key, value in item.signature.decisive.items() if key not in facts}
+        return {key: value for key, value in facts.items() if key != "metric"}
 
     @property
     def title(self) -> str:
@@ -249,25 +266,19 @@ def compare_items(items: Sequence[Item], *, published: bool = False) -> Comparis
     """Scores in tables of those that compare; see `compare_files`."""
     found: list[Table] = []
     warnings: list[str] = []
-    places: dict[tuple[tuple[tuple[str, str], ...], str], Table] = {}
-    tests: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for item in items:
-        if item.metric == "rppl" and item.signature.get("test", "") not in tests.setdefault(item.place, []):
-            tests[item.place].append(item.signature.get("test", ""))
-    for item in items:
-        # FPPL is of no test split, so it stands in the table of every one.
-        of_tests = [item.signature.get("test", "")] if item.metric == "rppl" else tests.get(item.place) or [""]
-        for test in of_tests:
-            key = (item.place, test)
-            if key not in places:
-                facts = dict(item.place) | ({"test": test} if test else {})
-                places[key] = Table(facts, {}, [])
-                found.append(places[key])
-            row = places[key].items.setdefault(item.name, {})
-            if item.metric in row and row[item.metric] != item:
-                warnings.append(f"{item.name} has two scores {item.metric} of one kind: the first is shown")
+    for metric in reversed(METRICS):  # FPPL is of no test split, so it joins the table of every one
+        for item in items:
+            if item.metric != metric:
                 continue
-            row[item.metric] = item
+            fitting = [table for table in found if table.takes(item)]
+            if not fitting:
+                fitting = [Table({}, [])]
+                found += fitting
+            for table in fitting if metric == "fppl" else fitting[:1]:
+                row = table.items.setdefault(item.name, {})
+                if metric in row and row[metric] != item:
+                    warnings.append(f"{item.name} has two scores {metric} of one kind: the first is shown")
+                row.setdefault(metric, item)
     warnings += _apart(found) + _unlike(found)
     rows = _published()
     if published:
@@ -289,15 +300,14 @@ def _unlike(found: Sequence[Table]) -> list[str]:
     """Within a table: other programs, and scores that are not of the headline protocol."""
     warnings = []
     for table in found:
-        items = [item for row in table.items.values() for item in row.values()]
         for metric in METRICS:
-            chosen = [item for item in items if item.metric == metric]
+            chosen = table.of(metric)
             keys = {key for item in chosen[1:] for key in chosen[0].signature.compare(item.signature).implementation}
             if keys:
                 warnings.append(
                     f"{table.title}: the {metric} scores come from different programs ({', '.join(sorted(keys))})"
                 )
-        if names := sorted({item.name for item in items if not item.headline}):
+        if names := sorted({item.name for item in table.of() if not item.headline}):
             warnings.append(f"{table.title}: not for the main table: {', '.join(names)}")
     return warnings
 
@@ -319,7 +329,7 @@ def _add_published(found: Sequence[Table], rows: Mapping[str, Any]) -> list[str]
             reason = "they were measured on other data"
         elif table.facts.get("recipe") != f"{rows['judge']}-{table.facts['data']}" or "text" in table.facts:
             reason = "the judge or its text is not as the protocol has it"
-        elif not all(item.headline for row in table.items.values() for item in row.values()):
+        elif not all(item.headline for item in table.of()):
             reason = "some score is not of the headline protocol"
         else:
             table.published = list(known["rows"])

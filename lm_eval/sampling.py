@@ -39,7 +39,7 @@ def sample_ngrams(
     drawer = _Drawer(model, random, len(unseen))
     for begin in range(0, n, SENTENCES_AT_ONCE):
         for ids in drawer.sentences(min(SENTENCES_AT_ONCE, n - begin), longest):
-            yield [unseen[random.integers(len(unseen))] if i == UNK else model.words[i] for i in ids]
+            yield [unseen[int(random.integers(len(unseen)))] if i == UNK else model.words[i] for i in ids]
 
 
 class _Drawer:

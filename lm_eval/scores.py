@@ -532,6 +532,8 @@ def _signature(metric: Metric, real: Real, samples: Samples, judge: Judge, setti
         "data": settings.data or real.train.name,
         "train": real.train_survey.sha256[:SHORT],
     }
+    if metric == "fppl" and protocol.judge == "lstm" and real.valid is not None:
+        facts["valid"] = real.valid.sha256[:SHORT]
     if metric == "rppl":
         tested = real.test_survey if protocol.tested_on == "test" else real.train_survey
         assert tested is not None  # `Real.tested` has asked for it

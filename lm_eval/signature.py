@@ -14,10 +14,12 @@ agree but for rounding; `uncertainty`, the score is the same and its interval is
 KNOWN: dict[str, tuple[Weight, str]] = {
     "metric": (
         "decisive",
-        "fppl: generated text under a model of real text; rppl: real text under a model of generated text",
+        "fppl: generated text under a model of real text; rppl: real text under a model of generated text; real-row: "
+        "real text under a model of real text",
     ),
     "data": ("decisive", "name of the real corpus"),
     "train": ("decisive", "first digits of the SHA-256 of the real training split's sentences"),
+    "valid": ("decisive", "the same of the real validation split, which stopped the training of a neural judge"),
     "test": ("decisive", "first digits of the SHA-256 of the real text that was scored"),
     "text": ("decisive", "how the real text was changed before it was measured; absent where it was taken as it is"),
     "n": ("decisive", "number of generated sentences"),
