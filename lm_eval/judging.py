@@ -31,6 +31,7 @@ class JudgeOptions:
         cache: folder of trained neural judges; TEXTEBM_HOME/judges by default.
         observe: told what happens while a neural judge is trained.
         data: name of the corpus, by which a recipe has its size.
+        judge_model: folder or name of a causal language model.
     """
 
     lmplz: str | None = None
@@ -40,6 +41,7 @@ class JudgeOptions:
     cache: Path | None = None
     observe: Observe | None = None
     data: str = ""
+    judge_model: str | None = None
 
 
 def train_judge(
@@ -66,6 +68,10 @@ def train_judge(
     """
     if protocol.judge == "ngram":
         return NgramJudge.train(training, vocabulary, protocol.order, find_lmplz(options.lmplz))
+    if protocol.judge == "causal":
+        from textebm.lm_eval.causal import CausalJudge
+
+        return CausalJudge.load(options.judge_model or "", vocabulary, device=options.device)
     try:
         from textebm.lm_eval.neural import LstmJudge
     except ImportError as error:

@@ -22,7 +22,7 @@ UNKNOWN_DECODING = "unknown"
 
 NOT_FILTERED = "none"
 
-JudgeKind = Literal["ngram", "lstm"]
+JudgeKind = Literal["ngram", "lstm", "causal"]
 VocabularyPolicy = Literal["train", "own", "own+test"]
 
 OWN_RECIPES = ("ptb", "snli", "yahoo")
@@ -309,7 +309,19 @@ DGMVAE = EvaluationProtocol(
     ),
 )
 
-PROTOCOLS = {p.name: p for p in (KENLM5, LSTM_SENTENCE, ARAE_NGRAM, ARAE_RNN, FANG2019, DGMVAE)}
+CAUSAL = EvaluationProtocol(
+    name="causal",
+    description="a causal language model of transformers, as it is given; a word and an end of sentence are tokens",
+    source="textebm: FPPL under a model that was trained elsewhere",
+    judge="causal",
+    quirks=(
+        "what the judge has read is not known: it may have read the test split",
+        "its probabilities are of subwords, so those of the vocabulary's words add up to less than 1",
+        "FPPL alone: nothing is trained, so there is no RPPL",
+    ),
+)
+
+PROTOCOLS = {p.name: p for p in (KENLM5, LSTM_SENTENCE, ARAE_NGRAM, ARAE_RNN, FANG2019, DGMVAE, CAUSAL)}
 DEFAULT_PROTOCOL = KENLM5.name
 
 

@@ -25,7 +25,18 @@ from textebm.lm_eval.diversity import (
 )
 from textebm.lm_eval.judging import sample_judge
 from textebm.lm_eval.protocols import HEADLINE_DECODING, NOT_FILTERED
-from textebm.lm_eval.scores import Options, Real, Samples, Score, Settings, Text, difference, forward, reverse
+from textebm.lm_eval.scores import (
+    Options,
+    Real,
+    Samples,
+    Score,
+    Settings,
+    Text,
+    difference,
+    forward,
+    require_training,
+    reverse,
+)
 
 File = str | os.PathLike[str]
 
@@ -165,6 +176,7 @@ def evaluate(
         JudgeError: a judge cannot be estimated, or gives a sentence the probability 0.
     """
     settings = Settings(**options)
+    require_training(settings)
     real = Real(train, test, valid, settings)
     given = _named(samples)
     prepared = {name: Samples(text, real, settings) for name, text in given.items()}

@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
         protocol: name of the protocol.
         lmplz: KenLM's estimator, as `find_lmplz` takes it.
         recipe: of a neural judge, in place of the protocol's own; its scores are then no headline scores.
+        judge_model: the causal language model of the protocol `causal`: a folder, a GGUF file, or a name on the hub.
         judge_epochs: training of a neural judge ends after so many epochs; the same.
         device: where a neural judge is trained and asked.
         judge_cache: folder of trained neural judges; TEXTEBM_HOME/judges by default.
@@ -71,6 +72,7 @@ class Options(TypedDict, total=False):
     protocol: str
     lmplz: str | None
     recipe: str | None
+    judge_model: str | None
     judge_epochs: int | None
     device: str
     judge_cache: Path | None
@@ -94,6 +96,7 @@ class Settings:
     protocol: str = DEFAULT_PROTOCOL
     lmplz: str | None = None
     recipe: str | None = None
+    judge_model: str | None = None
     judge_epochs: int | None = None
     device: str = "cpu"
     judge_cache: Path | None = None
@@ -109,14 +112,24 @@ class Settings:
                 raise UsageError(f"{name} is {value}: it must be at least 1")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}: it must be 0 or more")
-        if get_protocol(self.protocol).judge == "ngram" and (self.recipe or self.judge_epochs):
-            raise UsageError(f"recipe and judge_epochs are of neural judges, and {self.protocol} has an n-gram judge")
+        kind = get_protocol(self.protocol).judge
+        if kind != "lstm" and (self.recipe or self.judge_epochs):
+            raise UsageError(f"recipe and judge_epochs are of judges that are trained, and {self.protocol} has none")
+        if (kind == "causal") != (self.judge_model is not None):
+            raise UsageError("judge_model names the causal language model of the protocol causal: both or none")
 
     @property
     def judge_options(self) -> JudgeOptions:
         """What decides how a judge is made."""
         return JudgeOptions(
-            self.lmplz, self.recipe, self.judge_epochs, self.device, self.judge_cache, self.observe, self.data or ""
+            lmplz=self.lmplz,
+            recipe=self.recipe,
+            epochs=self.judge_epochs,
+            device=self.device,
+            cache=self.judge_cache,
+            observe=self.observe,
+            data=self.data or "",
+            judge_model=self.judge_model,
         )
 
 
@@ -221,8 +234,19 @@ def rppl(
         JudgeError: the judge cannot be estimated, or gives a sentence the probability 0.
     """
     settings = Settings(**options)
+    require_training(settings)
     real = Real(train, test, valid, settings)
     return reverse(real, Samples(samples, real, settings))
+
+
+def require_training(settings: Settings) -> None:
+    """Check that the protocol trains its judge, as RPPL must.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if get_protocol(settings.protocol).judge == "causal":
+        raise UsageError("RPPL is of a judge that is trained on the samples: under the protocol causal there is none")
 
 
 def difference(first: Score, second: Score, *, resamples: int = 1000, seed: int = 0) -> bootstrap.Difference:
@@ -488,7 +512,7 @@ def _outside(real: Real, judge: Judge, scored: Corpus) -> dict[str, int]:
 
 def _repeats(real: Real, row: Row) -> dict[str, Any]:
     """The runs over the judge's seeds."""
-    if real.protocol.judge == "ngram":
+    if real.protocol.judge != "lstm":
         return {"runs": 1, "note": "the judge is deterministic: repeats change nothing"}
     spread = float(np.std(row.runs, ddof=1)) if len(row.runs) > 1 else None
     return {"runs": len(row.runs), "seeds": real.seeds, "scores": list(row.runs), "mean": row.perplexity, "sd": spread}
@@ -546,7 +570,8 @@ def _signature(metric: Metric, real: Real, samples: Samples, judge: Judge, setti
     longest = real.train_survey.figures.longest if protocol.max_length is None else protocol.max_length
     if settings.max_length is not None and settings.max_length < longest:
         facts["max_length"] = settings.max_length
-    facts |= {"judge": protocol.name, **judge.settings, **protocol.facts()}
+    own = {("judge-text" if key == "text" else key): value for key, value in judge.settings.items()}  # `text` is taken
+    facts |= {"judge": protocol.name, **own, **protocol.facts()}
     if len(real.seeds) > 1:
         facts["judge_seeds"] = f"{real.seeds[0]}-{real.seeds[-1]}"
     return Signature(

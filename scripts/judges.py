@@ -1,10 +1,10 @@
 """Rows of texts under several protocols, in one JSON file: real text, a plain language model, a model of textebm.
 
-    python scripts/judges.py --data ptb --protocols kenlm5 fang2019 --given "plain LSTM=samples.txt" --model runs/ptb-small
+    python scripts/judges.py --data ptb --protocols kenlm5 fang2019 --given "plain LSTM=lm.txt" --model runs/ptb-small
 
-Every score is what `textebm fppl` and `textebm rppl` print. A given text holds sentences drawn at temperature 1, as many as
-there are real training sentences; --model is a run, whose samples are drawn as each protocol prescribes. The real row stands
-beside every score. The file is written anew after each row, so that what is measured is kept.
+Every score is what `textebm fppl` and `textebm rppl` print. A given text holds sentences drawn at temperature 1, as
+many as there are real training sentences; --model is a run, whose samples are drawn as each protocol prescribes. The
+real row stands beside every score. The file is written anew after each row, so that what is measured is kept.
 """
 
 import argparse

@@ -459,7 +459,7 @@ class TestPerplexity:
             (("--samples", "wide.txt"), "line 1: a NUL byte"),
             (("--samples", "samples.txt", "--protocol", "kenlm"), "did you mean 'kenlm5'?"),
             (("--samples", "samples.txt", "--protocol", "lstm-sentence", "--recipe", "tini"), "no recipe 'tini'"),
-            (("--samples", "samples.txt", "--recipe", "tiny"), "are of neural judges"),
+            (("--samples", "samples.txt", "--recipe", "tiny"), "are of judges that are trained"),
             (("--samples", "samples.txt", "--repeats", 0), "repeats is 0"),
             (("--samples", "samples.txt", "--resamples", 0), "resamples is 0"),
             (("--decoding", "greedy"), "--decoding says what --samples are"),

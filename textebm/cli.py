@@ -564,6 +564,7 @@ def _generated(chosen: options.TextOptions, given: str | None, real: _RealText) 
         "protocol": protocol.name,
         "lmplz": chosen.lmplz,
         "recipe": chosen.recipe,
+        "judge_model": chosen.judge_model,
         "judge_epochs": chosen.judge_epochs,
         "resamples": chosen.resamples,
         "repeats": chosen.repeats,
@@ -572,7 +573,7 @@ def _generated(chosen: options.TextOptions, given: str | None, real: _RealText) 
         "filtering": chosen.filtering or NOT_FILTERED,
         "max_length": chosen.max_length,
     }
-    if protocol.judge == "lstm":
+    if protocol.judge != "ngram":
         settings |= {"device": str(choose_device(chosen.device)), "observe": _JudgeView()}
     if given is not None:
         return Path(given), settings

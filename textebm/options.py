@@ -171,11 +171,13 @@ class TextOptions(ModelOptions):
     max_length: int | None = None
     """Longest sentence in words that could stand in --samples, where that was limited."""
     protocol: str = "kenlm5"
-    """How it is measured: kenlm5, lstm-sentence, arae-ngram, arae-rnn, fang2019 or dgmvae (see docs/protocols.md)."""
+    """How it is measured: kenlm5, lstm-sentence, arae-ngram, arae-rnn, fang2019, dgmvae, causal (docs/protocols.md)."""
     lmplz: str | None = None
     """KenLM's lmplz (default: TEXTEBM_LMPLZ, the PATH, the project's own build, else a built-in estimator)."""
     recipe: str | None = None
     """Recipe of a neural judge, in place of the protocol's own."""
+    judge_model: str | None = None
+    """Causal language model of the protocol causal: a folder, a GGUF file, or a name on the hub."""
     judge_epochs: int | None = None
     """End the training of a neural judge after so many epochs."""
     repeats: int = 1

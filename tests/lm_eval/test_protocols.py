@@ -185,6 +185,20 @@ class TestNeural:
         assert score.details["scored"]["out_of_vocabulary"] == 0
         assert score.signature["split"] == "40+3+3"
 
+    def test_a_causal_model_is_taken_as_it_is_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from textebm.lm_eval.causal import CausalJudge
+
+        monkeypatch.setattr(CausalJudge, "load", lambda name, vocabulary, *, device: Uniform(vocabulary, 0))
+        given = {"protocol": "causal", "judge_model": "gpt", "resamples": 1}
+        score = fppl(self.SAMPLES, TRAIN, reference=self.TEST, **given)
+        assert score.score == pytest.approx(4 + 1) == score.details["real_row"]["perplexity"]
+        assert not score.details["headline"] and len(score.quirks) == 3
+        with pytest.raises(UsageError, match="there is none"):
+            rppl(self.SAMPLES, self.TEST, TRAIN, **given)
+        for wrong in ({"protocol": "causal"}, {"judge_model": "gpt"}):
+            with pytest.raises(UsageError, match="both or none"):
+                fppl(self.SAMPLES, TRAIN, **wrong)
+
     def test_repeats_are_judges_of_their_own_seeds(self, training: Training) -> None:
         score = fppl(self.SAMPLES, TRAIN, protocol="lstm-sentence", seed=3, repeats=3, resamples=20)
         assert training.seeds == [3, 4, 5]
@@ -206,7 +220,7 @@ class TestNeural:
         assert fppl(self.SAMPLES, TRAIN, **settings).details["headline"]
         score = fppl(self.SAMPLES, TRAIN, **settings, **given)
         assert not score.details["headline"]
-        with pytest.raises(UsageError, match="neural"):
+        with pytest.raises(UsageError, match="are trained"):
             fppl(self.SAMPLES, TRAIN, **given)
 
 
@@ -272,6 +286,7 @@ class TestDefinitions:
             ("arae-rnn", 7, None, None),
             ("fang2019", 1_280, "greedy", 80),
             ("dgmvae", 46_000, "greedy", None),
+            ("causal", 7, "sample-t1", None),
         ],
     )
     def test_samples_that_each_prescribes(
