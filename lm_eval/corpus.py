@@ -6,7 +6,7 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -40,8 +40,8 @@ NO_TEXT: dict[bytes, tuple[str, str]] = {
 }
 """How files that are no text begin, what they are, and what to do about it. The longer beginnings stand first."""
 
-Sentences = str | os.PathLike[str] | Iterable[str]
-"""A file to read (plain, .gz, .xz, .jsonl), or the sentences themselves."""
+Sentences = str | os.PathLike[str] | Iterable[str] | Callable[[], Iterable[str]]
+"""A file to read (plain, .gz, .xz, .jsonl), the sentences themselves, or what gives them anew at each call."""
 
 
 def read_sentences(
@@ -181,7 +181,10 @@ def check_text(text: str, where: str) -> str:
 def sha256_of(source: Sentences, *, keep_blank: bool = False) -> str:
     """SHA-256 of the sentences as they are read: a file and its compressed copy agree."""
     digest = hashlib.sha256()
-    sentences = read_sentences(source, keep_blank=keep_blank) if isinstance(source, str | os.PathLike) else source
+    if isinstance(source, str | os.PathLike):
+        sentences: Iterable[str] = read_sentences(source, keep_blank=keep_blank)
+    else:
+        sentences = source() if callable(source) else source
     for sentence in sentences:
         digest.update(sentence.encode() + b"\n")
     return digest.hexdigest()
@@ -191,7 +194,8 @@ class Corpus:
     """Sentences that can be gone through several times, from a file (in constant memory) or given.
 
     Args:
-        source: a file, or the sentences themselves, which are normalised as a file's are.
+        source: a file; the sentences themselves, which are normalised as a file's are; or a function that gives them
+            anew each time, in constant memory too.
         name: what messages and signatures call it; the file's name by default.
         keep_blank: whether an empty sentence counts.
         unknown: how this text spells the unknown word; it becomes `<unk>`.
@@ -204,13 +208,19 @@ class Corpus:
         self.unknown = unknown
         self._sha256: str | None = None
         self._path: Path | None = None
-        self._given: list[str] = []
+        self._read: Callable[[], Iterable[str]]
         if isinstance(source, str | os.PathLike):
-            self._path = Path(source)
-            self.name = name or self._path.name
+            path = self._path = Path(source)
+            self.name = name or path.name
+            self._read = lambda: read_sentences(path, keep_blank=keep_blank)
+        elif callable(source):
+            again = source
+            self.name = name or "given sentences"
+            self._read = lambda: self._normalised(again())
         else:
             self.name = name or "given sentences"
-            self._given = list(self._normalised(source))
+            given = list(self._normalised(source))
+            self._read = lambda: given
 
     def _normalised(self, sentences: Iterable[str]) -> Iterator[str]:
         for number, given in enumerate(sentences, start=1):
@@ -219,11 +229,8 @@ class Corpus:
                 yield sentence
 
     def __iter__(self) -> Iterator[str]:
-        if self._path is None:
-            sentences: Iterable[str] = self._given
-        else:
-            sentences = read_sentences(self._path, keep_blank=self.keep_blank)
-        return iter(sentences) if self.unknown == UNKNOWN else map(self._rename_unknown, sentences)
+        sentences = iter(self._read())
+        return sentences if self.unknown == UNKNOWN else map(self._rename_unknown, sentences)
 
     def _rename_unknown(self, sentence: str) -> str:
         if self.unknown not in sentence:

@@ -203,6 +203,26 @@ class NgramJudge:
         """Log-probability of each word and of the end of sentence, in nats; shape (words + 1,)."""
         return np.asarray(self._reader.tokens(_spell(sentence, self._spelling)), dtype=np.float64) * LN_10
 
+    def sample(self, n: int, seed: int = 0) -> Iterator[str]:
+        """Sentences of the judge itself, at temperature 1: the n-gram model as a generator.
+
+        Args:
+            n: how many.
+            seed: the same one gives the same sentences.
+
+        Raises:
+            UsageError: KenLM's module reads the model, which answers for given words only.
+        """
+        from textebm.lm_eval.sampling import sample_ngrams
+
+        if not isinstance(self._reader, _BuiltInReader):
+            raise UsageError("sentences can be drawn from an n-gram judge that is trained with query='built-in' only")
+        names = {spelt: word for word, spelt in self._spelling.items()}
+        seen = set(self._reader.model.words)
+        unseen = [spelt for spelt in names if spelt not in seen]
+        for words in sample_ngrams(self._reader.model, n, seed, unseen):
+            yield " ".join(names[word] for word in words)
+
 
 def _spelling(vocabulary: Vocabulary) -> dict[str, str]:
     """How the model spells each word: what KenLM reserves gets an underscore in front, one more than it has."""
@@ -306,7 +326,7 @@ class _BuiltInReader:
     name = BUILT_IN
 
     def __init__(self, model: NgramModel) -> None:
-        self._model = model
+        self.model = model
         self._number = {word: n for n, word in enumerate(model.words) if word not in SPECIALS}
 
     def _ids(self, sentence: Sequence[str]) -> list[int]:
@@ -315,10 +335,10 @@ class _BuiltInReader:
     def sentences(self, sentences: Sequence[Sequence[str]]) -> Sequence[float]:
         rows = [self._ids(words) for words in sentences]
         ids: IntArray = np.array([n for row in rows for n in row], dtype=np.int64)
-        log_probs = np.where(ids == BOS, 0, self._model.token_log10_probs(ids))
+        log_probs = np.where(ids == BOS, 0, self.model.token_log10_probs(ids))
         result: list[float] = np.add.reduceat(log_probs, np.flatnonzero(ids == BOS)).tolist()
         return result
 
     def tokens(self, sentence: Sequence[str]) -> Sequence[float]:
-        result: list[float] = self._model.token_log10_probs(np.array(self._ids(sentence), dtype=np.int64))[1:].tolist()
+        result: list[float] = self.model.token_log10_probs(np.array(self._ids(sentence), dtype=np.int64))[1:].tolist()
         return result

@@ -10,11 +10,12 @@ from textebm.errors import JudgeError
 
 @dataclass(frozen=True)
 class SentenceScores:
-    """What a judge says of each sentence.
+    """What a judge says of each sentence: 16 bytes a sentence, in double precision.
 
     Args:
-        log_probs: log-probability of each sentence, end of sentence included, in nats; shape (sentences,).
-        tokens: number of tokens that it covers, words + 1 for the end; shape (sentences,).
+        log_probs: log-probability of each sentence in nats, end of sentence included where that is counted; shape
+            (sentences,).
+        tokens: number of tokens that it covers: words, and 1 for the end where that is counted; shape (sentences,).
     """
 
     log_probs: NDArray[np.float64]
@@ -51,5 +52,11 @@ def perplexity(log_probs: NDArray[np.float64], tokens: NDArray[np.int64]) -> np.
     Returns:
         Perplexities; shape (...,).
     """
-    result: np.float64 | NDArray[np.float64] = np.exp(-log_probs.sum(axis=-1) / tokens.sum(axis=-1))
+    result: np.float64 | NDArray[np.float64] = perplexity_of_sums(log_probs.sum(axis=-1), tokens.sum(axis=-1))
+    return result
+
+
+def perplexity_of_sums(log_prob: NDArray[np.float64], tokens: NDArray[np.number]) -> NDArray[np.float64]:
+    """exp(−log p / tokens), element by element, where both are sums already."""
+    result: NDArray[np.float64] = np.exp(-log_prob / tokens)
     return result

@@ -1,15 +1,97 @@
-"""Signatures: how a score was computed, in one line, after sacrebleu's (Post 2018)."""
+"""Signatures: how a score was computed, in one line, after sacrebleu's (Post 2018); what they say; what compares."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import unquote
 
 from textebm.errors import UsageError
+
+Weight = Literal["decisive", "implementation", "uncertainty"]
+"""What it means that two scores differ in a fact: `decisive`, they do not compare; `implementation`, the scores should
+agree but for rounding; `uncertainty`, the score is the same and its interval is not."""
+
+KNOWN: dict[str, tuple[Weight, str]] = {
+    "metric": (
+        "decisive",
+        "fppl: generated text under a model of real text; rppl: real text under a model of generated text; real-row: "
+        "real text under a model of real text",
+    ),
+    "data": ("decisive", "name of the real corpus"),
+    "train": ("decisive", "first digits of the SHA-256 of the real training split's sentences"),
+    "valid": ("decisive", "the same of the real validation split, which stopped the training of a neural judge"),
+    "test": ("decisive", "first digits of the SHA-256 of the real text that was scored"),
+    "text": ("decisive", "how the real text was changed before it was measured; absent where it was taken as it is"),
+    "n": ("decisive", "number of generated sentences"),
+    "decoding": ("decisive", "how their words were chosen; sample-t1 is softmax sampling at temperature 1"),
+    "filtering": ("decisive", "what was left out of the generated sentences; absent where nothing was"),
+    "max_length": ("decisive", "longest sentence that could be generated, where that is below the protocol's"),
+    "judge": ("decisive", "name of the protocol, which fixes the kind of language model and what is counted"),
+    "order": ("decisive", "length of the longest n-grams of the judge"),
+    "smoothing": ("decisive", "how the judge shares probability with n-grams that it has not seen"),
+    "discounts": ("decisive", "where Kneser–Ney's discounts come from"),
+    "recipe": ("decisive", "recipe of the neural judge: sizes, optimiser, schedule; changed: not as it is registered"),
+    "epochs": (
+        "uncertainty",
+        "passes that the neural judge's training took, and how it ended: converged, all-epochs, or cut (decisive)",
+    ),
+    "held-out": ("decisive", "what stopped the neural judge's training: given, a text beside; or so many of its own"),
+    "state": ("decisive", "whether the neural judge starts anew at each sentence"),
+    "precision": ("decisive", "arithmetic of the products in the neural judge's training"),
+    "judge-seed": ("uncertainty", "seed of the neural judge"),
+    "trained-on": ("implementation", "kind of device and version of torch that trained the neural judge"),
+    "judge_seeds": ("uncertainty", "seeds of the neural judges whose mean score this is"),
+    "model": ("decisive", "name of the causal language model that judges"),
+    "start": ("decisive", "the symbol that a causal judge's sentences begin with"),
+    "judge-text": ("decisive", "how words are put together for a causal judge"),
+    "unknown": ("decisive", "how a causal judge is given <unk>"),
+    "context": ("decisive", "subwords that a causal judge sees at once"),
+    "implementation": ("implementation", "library that runs the causal judge"),
+    "estimator": ("implementation", "program that estimated the n-gram judge"),
+    "query": ("implementation", "program that asked the n-gram judge"),
+    "unk": ("decisive", "skipped: <unk> is dropped from what the judge is trained on; absent: a word like any other"),
+    "vocabulary_lines": (
+        "decisive",
+        "each word of the vocabulary stands as a sentence before the samples: in training, or in scoring too",
+    ),
+    "split": ("decisive", "shares of the samples that train the judge, stop its training, and are left out"),
+    "vocabulary": (
+        "decisive",
+        "the words that the judge gives probability to, and their number; train: those of the real training split, "
+        "own: those of the text that the judge is trained on",
+    ),
+    "eos": ("decisive", "whether the end of sentence is counted as a token"),
+    "interval": ("uncertainty", "how the interval was computed, and from how many resampled texts"),
+    "seed": ("uncertainty", "seed of the interval, and of the judge where it has one"),
+    "version": ("implementation", "version of textebm"),
+}
+"""What each key says. A key that is not here is decisive."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether two scores compare.
+
+    Args:
+        decisive: keys of the facts that keep them from it.
+        implementation: keys of programs that differ.
+        uncertainty: keys that change the interval, or the seed of a judge.
+    """
+
+    decisive: tuple[str, ...]
+    implementation: tuple[str, ...]
+    uncertainty: tuple[str, ...]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether nothing decisive differs."""
+        return not self.decisive
 
 
 class Signature(Mapping[str, str]):
     """Named facts in order, written `key:value|key:value`.
 
-    Two scores may be compared when all their facts but those of the data that is being compared agree.
+    Two scores may be compared when all their facts agree that decide a score: `compare` says so.
 
     Args:
         facts: key -> value; a key holds no colon. What would not survive the format is percent-encoded in it.
@@ -50,6 +132,35 @@ class Signature(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._facts)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._facts.items()))
+
+    def explain(self) -> list[tuple[str, str, str]]:
+        """(key, value, what it says) of each fact, in order."""
+        unknown = "this version of textebm does not know this fact"
+        return [(key, value, KNOWN[key][1] if key in KNOWN else unknown) for key, value in self.items()]
+
+    def compare(self, other: "Signature") -> Verdict:
+        """Whether a score with this signature compares with one that has the other."""
+        keys = list(dict.fromkeys([*self, *other]))
+        differing: dict[Weight, list[str]] = {"decisive": [], "implementation": [], "uncertainty": []}
+        for key in keys:
+            if self.get(key) != other.get(key):
+                weights = {side.weight(key) for side in (self, other)}
+                differing["decisive" if "decisive" in weights else weights.pop()].append(key)
+        return Verdict(*(tuple(differing[weight]) for weight in ("decisive", "implementation", "uncertainty")))
+
+    @property
+    def decisive(self) -> "Signature":
+        """The facts that decide a score: two scores compare where these agree."""
+        return Signature({key: value for key, value in self.items() if self.weight(key) == "decisive"})
+
+    def weight(self, key: str) -> Weight:
+        """What it means for this score to differ from another in a fact."""
+        if key == "epochs" and self.get(key, "").endswith("-cut"):  # training that was cut short is another judge
+            return "decisive"
+        return KNOWN[key][0] if key in KNOWN else "decisive"
 
 
 def _escape(value: str) -> str:

@@ -1,8 +1,11 @@
 """The command line: help, exit codes, messages without tracebacks, and the scores of generated text."""
 
 import contextlib
+import dataclasses
+import gzip
 import io
 import json
+import lzma
 import re
 import shutil
 import subprocess
@@ -15,8 +18,12 @@ import torch
 from textebm import cli, generation, lm_eval
 from textebm.config import load_config, to_dict
 from textebm.errors import DataError
+from textebm.lm_eval import protocols
 
-COMMANDS = ["train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "data", "plot", "env"]
+COMMANDS = [
+    *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate", "calibrate"),
+    *("signature", "compare", "data", "plot", "env"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -363,6 +370,67 @@ class TestPerplexity:
         assert "|n:50|" in found["signature"]
         assert len(found["details"]["warnings"]) == 1
 
+    def test_a_protocol_draws_the_samples_that_it_prescribes(self, run: Path, command, monkeypatch) -> None:
+        """fang2019: greedily, at most 80 words; 1,280 of them are made 40 here, to save time."""
+        few = dataclasses.replace(protocols.PROTOCOLS["fang2019"], n=40)
+        monkeypatch.setitem(protocols.PROTOCOLS, "fang2019", few)
+        found = self.score(command, "fppl", "--model", run, "--protocol", "fang2019")
+        assert len(list((run / "samples").glob("*-n40-seed0-greedy-max80.txt"))) == 1
+        signature = found["signature"].split("|")
+        assert {"n:40", "decoding:greedy", "judge:fang2019", "eos:no", "unk:skipped"} <= set(signature)
+        assert found["details"]["warnings"] == [] or "below the real row" in found["details"]["warnings"][0]
+        assert not found["details"]["headline"]
+        reverse = self.score(command, "rppl", "--model", run, "--protocol", "fang2019")
+        assert reverse["details"]["samples"]["sha256"] == found["details"]["samples"]["sha256"]
+
+    def test_samples_of_other_lengths_than_the_protocols_are_told(self, run: Path, command) -> None:
+        done = command("fppl", "--model", run, "-n", 50, "--protocol", "arae-ngram", "--lmplz", "built-in")
+        assert "50 sentences, fewer than the protocol arae-ngram's 100,000" in done.err
+
+    def test_files_alone_are_enough(self, corpus_folder: Path, command, tmp_path: Path) -> None:
+        """Neither a model nor a corpus, plain or compressed or JSON lines: the same score as of the corpus."""
+        names = ("valid", "train", "test")
+        texts = {name: (corpus_folder / f"{name}.txt").read_text(encoding="utf-8") for name in names}
+        (tmp_path / "s.txt.gz").write_bytes(gzip.compress(texts["valid"].encode()))
+        (tmp_path / "train.txt.xz").write_bytes(lzma.compress(texts["train"].encode()))
+        lines = "".join(json.dumps({"text": line}) + "\n" for line in texts["test"].splitlines())
+        (tmp_path / "test.jsonl").write_text(lines, encoding="utf-8")
+        for metric in ("fppl", "rppl"):
+            files = ("--samples", "s.txt.gz", "--reference", "test.jsonl", "--train", "train.txt.xz")
+            alone = self.score(command, metric, *files)
+            corpus = self.score(command, metric, "--samples", corpus_folder / "valid.txt", "--data", corpus_folder)
+            assert (alone["score"], alone["interval"]) == (corpus["score"], corpus["interval"])
+            assert alone["signature"].replace("train.txt.xz", "corpus") == corpus["signature"]
+
+    def test_what_is_said_of_samples_stands_in_the_signature(self, corpus_folder: Path, command) -> None:
+        given = ("fppl", "--samples", corpus_folder / "train.txt", "--data", corpus_folder, "--decoding", "sample-t1")
+        found = self.score(command, *given, "--filtering", "no duplicates", "--max-length", 3)
+        assert {"filtering:no duplicates", "max_length:3"} <= set(found["signature"].split("|"))
+        assert len(found["details"]["headline_reasons"]) == 2
+
+    def test_a_neural_judge(self, run: Path, command, tmp_path: Path) -> None:
+        words = ("--model", run, "--protocol", "lstm-sentence", "--recipe", "tiny", "--repeats", 2)
+        done = command("rppl", *words)
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        repeats = found["details"]["repeats"]
+        assert found["score"] == repeats["mean"] == pytest.approx(sum(repeats["scores"]) / 2)
+        assert repeats["sd"] > 0
+        assert "LSTM judge: tiny, " in done.err
+        assert "the judge's recipe is tiny" in done.err
+        assert f"mean of 2 judges, sd {repeats['sd']:.2f}" in command("rppl", *words, "--format", "text").out
+        assert "LSTM judge: trained before" in command("rppl", *words).err
+
+    def test_a_damaged_judge_is_trained_again_and_that_is_said(self, run: Path, command, tmp_path: Path) -> None:
+        words = ("fppl", "--model", run, "--protocol", "lstm-sentence", "--recipe", "tiny")
+        first = command(*words)
+        kept = [path for path in (tmp_path / "home" / "judges").rglob("*") if path.suffix == ".safetensors"]
+        for path in kept:
+            path.write_bytes(path.read_bytes()[:-100])
+        again = command(*words)
+        assert "is damaged and is trained again" in again.err
+        assert json.loads(again.out)["score"] == json.loads(first.out)["score"]
+
     def test_decoding_of_samples_stands_in_the_signature(self, corpus_folder: Path, command) -> None:
         given = ("fppl", "--samples", corpus_folder / "train.txt", "--data", corpus_folder)
         assert "|decoding:unknown|" in self.score(command, *given)["signature"]
@@ -395,14 +463,167 @@ class TestPerplexity:
             (("--samples", "bytes.txt"), "not UTF-8"),
             (("--samples", "empty.txt"), "empty.txt"),
             (("--data", "nowhere"), "'nowhere' is neither a file"),
+            (("--samples", "blank.txt"), "every sentence in it is empty"),
+            (("--samples", "nul.txt"), "line 2: a NUL byte"),
+            (("--samples", "mixed.txt"), "line 2: not UTF-8"),
+            (("--samples", "wide.txt"), "line 1: a NUL byte"),
+            (("--samples", "samples.txt", "--protocol", "kenlm"), "did you mean 'kenlm5'?"),
+            (("--samples", "samples.txt", "--protocol", "lstm-sentence", "--recipe", "tini"), "no recipe 'tini'"),
+            (("--samples", "samples.txt", "--recipe", "tiny"), "are of judges that are trained"),
+            (("--samples", "samples.txt", "--repeats", 0), "repeats is 0"),
+            (("--samples", "samples.txt", "--resamples", 0), "resamples is 0"),
+            (("--decoding", "greedy"), "--decoding says what --samples are"),
+            (("--samples", "samples.txt", "--train", "samples.txt", "--data", "ptb"), "give one of them"),
+            (("--samples", "samples.txt", "--reference", "samples.txt"), "stand beside --train"),
+            (("--samples", "samples.txt", "--train", "nowhere.txt"), "--train: nowhere.txt does not exist"),
+            (("--samples", "samples.txt", "--train", "blank.txt", "--reference", "samples.txt"), "train: no sentence"),
         ],
     )
     def test_wrong_usage(self, options, said: str, run: Path, command, tmp_path: Path) -> None:
         (tmp_path / "samples.txt").write_text("the dog sees a king\n")
         (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xfa")
         (tmp_path / "empty.txt").touch()
+        (tmp_path / "blank.txt").write_text("\n \n")
+        (tmp_path / "nul.txt").write_bytes(b"the dog\nthe \0 king\n")
+        (tmp_path / "mixed.txt").write_bytes("the café\n".encode() + "the café\n".encode("latin-1"))
+        (tmp_path / "wide.txt").write_bytes("the dog\n".encode("utf-16"))
         for metric in ("fppl", "rppl"):
             done = command(metric, "--model", run, *options)
             assert done.code == 2, done.err
             assert said in done.err
             assert done.out == ""
+
+    def test_rppl_without_a_test_text(self, command, corpus_folder: Path) -> None:
+        train = corpus_folder / "train.txt"
+        done = command("rppl", "--samples", train, "--train", train)
+        assert done.code == 2
+        assert "name it with --reference" in done.err
+
+    @pytest.mark.parametrize("protocol", ["kenlm5", "arae-ngram", "fang2019"])
+    @pytest.mark.parametrize(
+        "text", ["king", "king\n\n\n", "qwer tyui\n", "<unk>\n", "<s> the </s> king <unk>\nthe <unk>\n</s>\n"]
+    )
+    def test_little_or_strange_text_is_no_error(
+        self, protocol: str, text: str, corpus_folder: Path, command, tmp_path: Path
+    ) -> None:
+        """With lmplz where there is one: it refuses <s>, </s> and <unk> in a text."""
+        (tmp_path / "strange.txt").write_text(text)
+        for metric in ("fppl", "rppl"):
+            given = ("--samples", "strange.txt", "--data", corpus_folder, "--protocol", protocol)
+            done = command(metric, *given)
+            assert done.code == 0, done.err
+            assert 1 < json.loads(done.out)["score"] < 1e7
+            assert ("no word of strange.txt occurs" in done.err) == (text in ("qwer tyui\n",))
+
+    def test_strange_real_text_is_no_error_either(self, command, tmp_path: Path) -> None:
+        (tmp_path / "train.txt").write_text("<s> the <unk> </s>\nthe king <s>\nthe king\n" * 9)
+        (tmp_path / "test.txt").write_text("the <unk> king\n<s> the\n")
+        for metric in ("fppl", "rppl"):
+            files = ("--train", "train.txt", "--reference", "test.txt", "--samples", "test.txt")
+            done = command(metric, *files)
+            assert done.code == 0, done.err
+
+    def test_test_equal_to_train_is_warned_of(self, command, corpus_folder: Path) -> None:
+        train = corpus_folder / "train.txt"
+        files = ("--train", train, "--reference", train, "--samples", corpus_folder / "valid.txt")
+        assert "warning: test and train hold the same sentences" in command("fppl", *files, "--lmplz", "built-in").err
+
+
+class TestEvaluate:
+    """`textebm evaluate`."""
+
+    def test_of_several_files(self, corpus_folder: Path, command, tmp_path: Path) -> None:
+        (tmp_path / "dull.txt").write_text("the old dog sees a king\n" * 300)
+        texts = ("--samples", corpus_folder / "valid.txt", "dull.txt", "--data", corpus_folder, "--lmplz", "built-in")
+        done = command("evaluate", *texts, "--format", "json", "--resamples", 50)
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        assert {"metric", "score", "interval", "signature", "details"} <= found.keys()
+        assert [row["name"] for row in found["details"]["rows"]] == [
+            *("valid.txt", "dull.txt", "the judge as a generator", "real text")
+        ]
+        assert found["score"]["valid.txt"]["rppl"] < found["score"]["dull.txt"]["rppl"]
+        assert "warning: valid.txt: 60 sentences, fewer than the headline protocol's 300" in done.err
+        for form, expected in (("text", "FPPL"), ("markdown", "| FPPL |"), ("csv", "FPPL,")):
+            shown = command("evaluate", *texts, "--format", form, "--resamples", 50, "--no-limits")
+            assert expected in shown.out
+            assert "the judge as a generator" not in shown.out
+
+    def test_of_a_model(self, trained_run: Path, command, tmp_path: Path) -> None:
+        run = shutil.copytree(trained_run, tmp_path / "run")
+        done = command("evaluate", "--model", run, "--lmplz", "built-in", "--resamples", 50, "--output", "report.txt")
+        assert done.code == 0, done.err
+        assert done.out == ""
+        assert "FPPL" in (tmp_path / "report.txt").read_text(encoding="utf-8")
+        assert len(list((run / "samples").glob("*-n300-seed0.txt"))) == 1
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (("--samples", "nowhere.txt"), "nowhere.txt does not exist"),
+            (("--samples", "a.txt", "--train", "a.txt"), "name it with --reference"),
+            (("--samples", "a.txt", "--protocol", "arae"), "unknown protocol 'arae': did you mean"),
+        ],
+    )
+    def test_wrong_usage(self, words, said: str, command, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("a b\n")
+        done = command("evaluate", *words)
+        assert done.code == 2
+        assert said in done.err
+
+
+class TestSignatures:
+    """`textebm signature` and `textebm compare`."""
+
+    FPPL = "metric:fppl|data:ptb|n:42068|judge:fang2019|eos:no"
+
+    def test_one_is_explained(self, command) -> None:
+        done = command("signature", self.FPPL)
+        assert done.code == 0
+        assert re.search(r"^n:42068 +number of generated sentences$", done.out, re.M)
+        assert "quirk: RPPL is the perplexity of the training file" in done.out
+        read = json.loads(command("signature", self.FPPL, "--format", "json").out)
+        assert [fact["key"] for fact in read["facts"]] == ["metric", "data", "n", "judge", "eos"]
+
+    def test_two_are_compared(self, command) -> None:
+        done = command("signature", self.FPPL, self.FPPL.replace("42068", "10"))
+        assert done.out.startswith("the scores do not compare: they differ in n\n  n: 42068 / 10")
+        assert "are the same" in command("signature", self.FPPL, self.FPPL).out
+        read = json.loads(command("signature", self.FPPL, self.FPPL + "|seed:1", "--format", "json").out)
+        assert read == {"comparable": True, "decisive": {}, "implementation": {}, "uncertainty": {"seed": [None, "1"]}}
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            ((), "one signature or two"),
+            (("a:1", "b:1", "c:1"), "one signature or two"),
+            (("fppl 12.3",), "not a signature"),
+        ],
+    )
+    def test_wrong_signatures(self, words, said: str, command) -> None:
+        done = command("signature", *words)
+        assert done.code == 2
+        assert said in done.err
+
+    def test_scores_are_put_into_tables(self, corpus_folder: Path, command, tmp_path: Path) -> None:
+        for name, text in (("a", "valid"), ("b", "test")):
+            words = ("--samples", corpus_folder / f"{text}.txt", "--data", corpus_folder, "--lmplz", "built-in")
+            assert command("fppl", *words, "--output", f"{name}.json").code == 0
+        done = command("compare", "a.json", "b.json", "--format", "markdown")
+        assert done.code == 0, done.err
+        assert done.out.count("| a |") == done.out.count("| b |") == done.out.count("95 % interval | RPPL") == 1
+        (tmp_path / "c.json").write_text((tmp_path / "b.json").read_text().replace("|n:60|", "|n:61|"))
+        done = command("compare", "a.json", "c.json", "--published", "--output", "table.txt")
+        assert "warning: these scores do not compare and share no table; they differ in n: 60 / 61" in done.err
+        assert "published rows are left out: their judge was an LSTM" in done.err
+        assert "do not compare" in (tmp_path / "table.txt").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [((), "no file is given"), (("nowhere.json",), "does not exist"), (("x.json",), "no score in it")],
+    )
+    def test_nothing_to_compare(self, words, said: str, command, tmp_path: Path) -> None:
+        (tmp_path / "x.json").write_text("{}")
+        done = command("compare", *words)
+        assert done.code == 2
+        assert said in done.err

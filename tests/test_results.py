@@ -11,11 +11,16 @@ from textebm.config import load_config
 from textebm.lm_eval import Signature
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = sorted((ROOT / "results").glob("*.json"))
+FILES = sorted((ROOT / "results").glob("*.json"))
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+RESULTS = [path for path in FILES if "learning_curve" in read(path)]
+"""Whole experiments; the other files are of judges and of benchmarks."""
+JUDGES = [path for path in FILES if path.stem.startswith("judges-")]
 
 
 def test_there_are_results() -> None:
@@ -49,6 +54,28 @@ def test_a_score_has_its_signature_its_interval_and_real_text_beside(path: Path,
     details = score["details"]
     assert details["headline"] and signature["n"] == str(details["headline_sentences"])
     assert details["real_row"]["perplexity"] < score["score"]
+
+
+@pytest.mark.parametrize("path", JUDGES, ids=lambda path: path.stem)
+def test_rows_under_judges_have_signatures_and_intervals(path: Path) -> None:
+    result = read(path)
+    assert result["name"] == path.stem
+    assert result["command"].startswith("python scripts/judges.py ")
+    assert re.fullmatch("[0-9a-f]{40}", result["commit"]), "measured on a commit, without changes on top"
+    assert {"seed", "hardware", "versions", "minutes"} <= result.keys()
+    protocols = {row["protocol"] for row in result["rows"]}
+    for row in result["rows"]:
+        for metric in {"fppl", "rppl"} & row.keys():
+            low, high = row[metric]["interval"]
+            if row["name"] == "real text":
+                assert low < row[metric]["perplexity"] < high
+                continue
+            assert low < row[metric]["score"] < high
+            signature = Signature.parse(row[metric]["signature"])
+            assert (signature["metric"], signature["judge"]) == (metric, row["protocol"])
+            departs = bool(row[metric]["details"]["headline_reasons"])
+            assert row[metric]["details"]["headline"] != departs
+    assert {row["protocol"] for row in result["rows"] if row["name"] == "real text"} == protocols
 
 
 def test_the_readme_quotes_the_results() -> None:

@@ -4,13 +4,14 @@ Only this file prints: results on standard output, progress and remarks on stand
 """
 
 import dataclasses
+import functools
 import json
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from tqdm import tqdm
 
-    from textebm.data.registry import Corpus, Split
+    from textebm.data.registry import Corpus
+    from textebm.lm_eval.calibration import RealRow
+    from textebm.lm_eval.corpus import Corpus as TextCorpus
+    from textebm.lm_eval.protocols import EvaluationProtocol
+    from textebm.lm_eval.scores import Options as MeasuringOptions
     from textebm.lm_eval.scores import Score
     from textebm.model.decoding import Decoding
     from textebm.model.latent_ebm import LatentEBM
@@ -45,6 +50,10 @@ commands:
   interpolate  write sentences between two sentences
   fppl         forward perplexity: generated text under a language model of real text
   rppl         reverse perplexity: real text under a language model of generated text
+  evaluate     both, and what perplexity does not see, of one text or several, in one table
+  calibrate    what real text scores under each judge, beside known figures
+  signature    explain a score's signature, or say whether two scores compare
+  compare      put scores into tables, those that compare side by side
   data         list corpora, show one, download it, check what is on this machine
   plot         draw a run's learning curves
   env          say what textebm finds on this machine
@@ -54,6 +63,7 @@ examples:
   textebm generate -n 1000                      # from the newest run
   textebm fppl                                  # forward and
   textebm rppl                                  # reverse perplexity of the newest run
+  textebm evaluate --samples a.txt b.txt --data ptb
   textebm train --data my.txt --max-minutes 30  # a corpus of your own
 
 textebm COMMAND --help tells more; --debug shows the traceback of an error; --version prints the version.
@@ -408,49 +418,170 @@ def rppl(arguments: Sequence[str]) -> int:
 def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions) -> int:
     """FPPL or RPPL, with the real text that the model was trained on unless the options say otherwise."""
     from textebm import lm_eval
-    from textebm.lm_eval.protocols import HEADLINE_DECODING, UNKNOWN_DECODING
 
-    if chosen.n is not None and (chosen.n < 1 or chosen.samples is not None):
-        raise UsageError("-n is the number of sentences to draw: it must be at least 1, and does not go with --samples")
-    folder, config = None, None
-    if chosen.samples is None or chosen.data is None:
-        from textebm import checkpoint
-
-        folder = _find(chosen)
-        config = checkpoint.read_run(folder)[0]
-    data = chosen.data if config is None else chosen.data or config.data
-    assert data is not None
-    data_dir = chosen.data_dir or (None if config is None else config.data_dir)
-    corpus = find_corpus(data, data_dir, chosen.text_field or (None if config is None else config.text_field))
-    train, test = _real_text(corpus, chosen.vocab_size, folder)
+    _check_measuring(chosen, given=chosen.samples is not None)
     if chosen.samples is not None:
-        samples, decoding = Path(chosen.samples), chosen.decoding or UNKNOWN_DECODING
-        if not samples.is_file():
-            what = "is a folder, where a text file is wanted" if samples.is_dir() else "does not exist"
-            raise UsageError(f"--samples: {samples} {what}")
-    else:
-        assert folder is not None
-        samples, decoding = _drawn(chosen, folder, len(train) if chosen.n is None else chosen.n), HEADLINE_DECODING
-    settings: dict[str, Any] = {
-        "data": corpus.name,
-        "decoding": decoding,
-        "lmplz": chosen.lmplz,
-        "seed": chosen.seed,
-        "headline_n": len(train),
-    }
+        _require_file("--samples", chosen.samples)
+    real = _real_text(chosen, chosen.samples is None)
+    if metric == "rppl" and real.test is None:
+        raise UsageError("rppl is the perplexity of real test text: name it with --reference")
+    samples, settings = _generated(chosen, chosen.samples, real)
     generated = lm_eval.Corpus(samples, samples.name, keep_blank=True)
     if metric == "fppl":
-        score = lm_eval.fppl(generated, train, reference=test, **settings)
+        score = lm_eval.fppl(generated, real.train, reference=real.test, valid=real.valid, **settings)
     else:
-        score = lm_eval.rppl(generated, test, train, **settings)
-    for warning in score.warnings:
-        say(f"warning: {warning}")
+        assert real.test is not None
+        score = lm_eval.rppl(generated, real.test, real.train, valid=real.valid, **settings)
+    _say_remarks(score)
     _write(score.to_json() if chosen.format == "json" else _describe_score(score), chosen.output)
     return 0
 
 
-def _real_text(corpus: "Corpus", vocab_size: int | None, folder: Path | None) -> tuple[list[str], list[str]]:
-    """Real train and test under the model's text policy; words outside the vocabulary are <unk>.
+def evaluate(arguments: Sequence[str]) -> int:
+    """`textebm evaluate`."""
+    chosen = parse(options.Evaluate, "evaluate", arguments)
+    from textebm import lm_eval
+
+    _check_measuring(chosen, given=bool(chosen.samples))
+    for path in chosen.samples:
+        _require_file("--samples", path)
+    real = _real_text(chosen, not chosen.samples)
+    if real.test is None:
+        raise UsageError("evaluate measures beside real test text: name it with --reference")
+    texts = {}
+    for given in chosen.samples or (None,):
+        file, settings = _generated(chosen, given, real)
+        name = str(file) if file.name in texts else file.name
+        texts[name] = lm_eval.Corpus(file, name, keep_blank=True)
+    report = lm_eval.evaluate(
+        texts, real.test, real.train, valid=real.valid, limits=not chosen.no_limits, mauve=chosen.mauve, **settings
+    )
+    for remark in report.remarks:
+        say(remark)
+    _write(report.to_json() if chosen.format == "json" else report.table(chosen.format), chosen.output)
+    return 0
+
+
+def signature(arguments: Sequence[str]) -> int:
+    """`textebm signature`."""
+    chosen = parse(options.ExplainSignature, "signature", arguments)
+    from textebm.lm_eval import compare as comparing
+    from textebm.lm_eval.signature import Signature
+
+    if len(chosen.signatures) not in (1, 2):
+        raise UsageError(f"one signature or two are wanted, in quotation marks; {len(chosen.signatures)} were given")
+    found = [Signature.parse(text) for text in chosen.signatures]
+    said = comparing.explanation(found[0]) if len(found) == 1 else comparing.verdict(found[0], found[1])
+    print(json.dumps(said.facts, ensure_ascii=False, indent=2) if chosen.format == "json" else said.text)
+    return 0
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """`textebm compare`."""
+    chosen = parse(options.Compare, "compare", arguments)
+    from textebm.lm_eval import compare as comparing
+
+    if not chosen.files:
+        raise UsageError("no file is given: name results of fppl, rppl or evaluate in JSON")
+    for path in chosen.files:
+        _require_file("compare", path)
+    comparison = comparing.compare_files([Path(path) for path in chosen.files], published=chosen.published)
+    for warning in comparison.warnings:
+        say(f"warning: {warning}")
+    _write(comparison.render(chosen.format), chosen.output)
+    return 0
+
+
+def _check_measuring(chosen: options.TextOptions, given: bool) -> None:
+    """Refuse options that contradict one another, before anything is computed.
+
+    Args:
+        chosen: the options.
+        given: whether samples are given, instead of drawn from a model.
+    """
+    from textebm.lm_eval.protocols import get_protocol
+
+    get_protocol(chosen.protocol)
+    if chosen.n is not None and (chosen.n < 1 or given):
+        raise UsageError("-n is the number of sentences to draw: it must be at least 1, and does not go with --samples")
+    described = {"--decoding": chosen.decoding, "--filtering": chosen.filtering, "--max-length": chosen.max_length}
+    for name, value in described.items():
+        if value is not None and not given:
+            raise UsageError(f"{name} says what --samples are; without them, the protocol decides how they are drawn")
+    if chosen.train is not None and chosen.data is not None:
+        raise UsageError("--train and --data both name real text: give one of them")
+    if chosen.train is None and (chosen.reference is not None or chosen.valid is not None):
+        raise UsageError("--reference and --valid stand beside --train: with a corpus, its own splits are taken")
+    for name, value in (("--train", chosen.train), ("--reference", chosen.reference), ("--valid", chosen.valid)):
+        if value is not None:
+            _require_file(name, value)
+
+
+def _require_file(option: str, name: str) -> None:
+    path = Path(name)
+    if path.is_dir() or not path.exists():  # a named pipe will do
+        what = "is a folder, where a text file is wanted" if path.is_dir() else "does not exist"
+        raise UsageError(f"{option}: {path} {what}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _RealText:
+    """Real text, read anew at each pass; words outside the vocabulary are <unk>."""
+
+    name: str
+    train: "TextCorpus"
+    test: "TextCorpus | None"
+    valid: "TextCorpus | None"
+    folder: Path | None  # of the model, where one is needed
+    policy: str  # what was done to the text before anything else: `Config.text_policy`
+
+
+def _real_text(chosen: options.TextOptions, drawing: bool) -> _RealText:
+    """The real text that the options name.
+
+    Args:
+        chosen: the options.
+        drawing: whether samples will be drawn, so that there must be a model.
+    """
+    from textebm import checkpoint
+
+    folder = _find(chosen) if drawing or (chosen.data is None and chosen.train is None) else None
+    config = None if folder is None else checkpoint.read_run(folder)[0]
+    splits: dict[str, Callable[[], Iterable[str]]]
+    if chosen.train is not None:
+        name, splits = Path(chosen.train).name, _files_of(chosen)
+    else:
+        from textebm.data.registry import SPLITS
+
+        data = chosen.data if config is None else chosen.data or config.data
+        assert data is not None
+        data_dir = chosen.data_dir or (None if config is None else config.data_dir)
+        corpus = find_corpus(data, data_dir, chosen.text_field or (None if config is None else config.text_field))
+        name, splits = corpus.name, {split: functools.partial(corpus.sentences, split) for split in SPLITS}
+    limit = _as_the_model_writes(chosen.vocab_size, folder, splits["train"])
+    from textebm.lm_eval.corpus import Corpus
+
+    def text(split: str) -> "TextCorpus | None":
+        return Corpus(lambda: map(limit, splits[split]()), split) if split in splits else None
+
+    train = text("train")
+    assert train is not None
+    policy = "as-is" if config is None else config.text_policy
+    return _RealText(name, train, text("test"), text("valid"), folder, policy)
+
+
+def _files_of(chosen: options.TextOptions) -> dict[str, Callable[[], Iterable[str]]]:
+    """The splits that --train, --reference and --valid name."""
+    from textebm.lm_eval.corpus import read_sentences
+
+    named = {"train": chosen.train, "test": chosen.reference, "valid": chosen.valid}
+    return {split: functools.partial(read_sentences, path) for split, path in named.items() if path is not None}
+
+
+def _as_the_model_writes(
+    vocab_size: int | None, folder: Path | None, train: Callable[[], Iterable[str]]
+) -> Callable[[str], str]:
+    """Puts text as the model would: under its text policy, with <unk> for words outside the vocabulary.
 
     The vocabulary is that of `vocab_size` words, else that of the model if it is one of words, else all words.
     """
@@ -459,44 +590,92 @@ def _real_text(corpus: "Corpus", vocab_size: int | None, folder: Path | None) ->
 
     of_model = None if folder is None else load_tokenizer(folder)
 
-    def read(split: "Split") -> Iterable[str]:
-        return corpus.sentences(split) if of_model is None else apply_policy(of_model, corpus.sentences(split))
+    def policy(sentence: str) -> str:
+        return sentence if of_model is None else next(iter(apply_policy(of_model, [sentence])))
 
-    train = list(read("train"))
     if vocab_size is not None:
-        words = build_tokenizer(train, vocab_size).get_vocab()
+        words = build_tokenizer(map(policy, train()), vocab_size).get_vocab()
     elif of_model is not None and is_word_level(of_model):
         words = of_model.get_vocab()
     else:
-        return train, list(read("test"))
+        return policy
     vocabulary = Vocabulary(words)
-
-    def limited(sentences: Iterable[str]) -> list[str]:
-        return [" ".join(vocabulary.map(sentence.split())[0]) for sentence in sentences]
-
-    return limited(train), limited(read("test"))
+    return lambda sentence: " ".join(vocabulary.map(policy(sentence).split())[0])
 
 
-def _drawn(chosen: options.PerplexityOptions, folder: Path, n: int) -> Path:
-    """The file of n sentences drawn from a model under the headline protocol; drawn once, then kept."""
+def _generated(chosen: options.TextOptions, given: str | None, real: _RealText) -> tuple[Path, "MeasuringOptions"]:
+    """The file of generated text, given or drawn, and what `textebm.lm_eval` takes by name."""
+    from textebm.lm_eval.protocols import NOT_FILTERED, UNKNOWN_DECODING, get_protocol
+
+    protocol = get_protocol(chosen.protocol)
+    settings: MeasuringOptions = {
+        "data": real.name,
+        "text_policy": real.policy,
+        "protocol": protocol.name,
+        "lmplz": chosen.lmplz,
+        "recipe": chosen.recipe,
+        "judge_model": chosen.judge_model,
+        "judge_epochs": chosen.judge_epochs,
+        "resamples": chosen.resamples,
+        "repeats": chosen.repeats,
+        "seed": chosen.seed,
+        "decoding": chosen.decoding or UNKNOWN_DECODING,
+        "filtering": chosen.filtering or NOT_FILTERED,
+        "max_length": chosen.max_length,
+    }
+    if protocol.judge != "ngram":
+        settings |= {"device": str(choose_device(chosen.device)), "observe": _JudgeView()}
+    if given is not None:
+        return Path(given), settings
+    path, decoding, longest = _drawn(chosen, protocol, real)
+    return path, settings | {"decoding": decoding, "max_length": longest}
+
+
+def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: _RealText) -> tuple[Path, str, int]:
+    """Sentences drawn from a model as a protocol prescribes, drawn once and then kept.
+
+    Returns:
+        Their file, how they were decoded, and the longest sentence that could be drawn, in words.
+    """
     from textebm import generation
+    from textebm.lm_eval.protocols import HEADLINE_DECODING
+    from textebm.model.decoding import Decoding
 
+    folder = real.folder
+    assert folder is not None  # `_real_text` was asked for it
     run = folder.parent.parent
     cache = run / "samples" if (run / "checkpoints").is_dir() else generation.cache_folder()
+    n = protocol.sentences_wanted(sum(1 for _ in real.train)) if chosen.n is None else chosen.n
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
+    longest = protocol.max_length or model.config.longest
+    greedy = protocol.decoding == "greedy"
+    decoding = Decoding("greedy", max_length=longest) if greedy else None
     with progress_bar(n, "sentence") as bar:
-        path = generation.cached_samples(folder, model, tokenizer, n, chosen.seed, cache, bar.update)
+        path = generation.cached_samples(folder, model, tokenizer, n, chosen.seed, cache, bar.update, decoding)
     say(f"samples: {path}")
-    return path
+    return path, "greedy" if greedy else HEADLINE_DECODING, longest
+
+
+def _say_remarks(score: "Score") -> None:
+    """Warnings, why a score is kept out of the main table, and the quirks of its protocol."""
+    for warning in score.warnings:
+        say(f"warning: {warning}")
+    for reason in score.details["headline_reasons"]:
+        if reason not in score.warnings:
+            say(f"not for the main table: {reason}")
+    for quirk in score.quirks:
+        say(f"quirk of {score.details['protocol']['name']}: {quirk}")
 
 
 def _describe_score(score: "Score") -> str:
     """A score for people."""
     details, real = score.details, score.details["real_row"]
-    samples, text = details["samples"], details["real"]
+    samples, text, repeats = details["samples"], details["real"], details["repeats"]
     lines = [
         f"{score.metric.upper()} {score.score:.2f}  (95 % interval {score.interval[0]:.2f} to {score.interval[1]:.2f})",
-        f"real text under the same judge: {real['perplexity']:.2f}",
+        *([] if real is None else [f"real text under the same judge: {real['perplexity']:.2f}"]),
+        f"main table: {'yes' if details['headline'] else 'no'}; protocol {details['protocol']['name']}",
+        *([f"mean of {repeats['runs']} judges, sd {repeats['sd']:.2f}"] if repeats["runs"] > 1 else []),
         f"signature: {score.signature}",
         f"{'':16}{'samples':>12}{'real':>12}",
     ]
@@ -510,6 +689,160 @@ def _figure(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+# ---- calibration
+
+
+def calibrate(arguments: Sequence[str]) -> int:
+    """`textebm calibrate`."""
+    chosen = parse(options.Calibrate, "calibrate", arguments)
+    from textebm import hardware
+    from textebm.data.registry import SPLITS
+    from textebm.lm_eval import calibration
+    from textebm.lm_eval.corpus import Corpus as Text
+    from textebm.lm_eval.recipes import get_recipe
+
+    recipe = None if chosen.recipe is None else get_recipe(chosen.recipe)
+    corpus = find_corpus(chosen.data, chosen.data_dir, None)
+    train, valid, test = (Text(corpus.sentences(split), split) for split in SPLITS)
+    names = calibration.JUDGES if chosen.judge == "all" else (chosen.judge,)
+    device = str(choose_device(chosen.device)) if calibration.LSTM in names else "cpu"
+    started, commit = time.monotonic(), hardware.commit()
+    with _JudgeView() as view:
+        settings = calibration.JudgeOptions(
+            recipe,
+            chosen.seed,
+            device,
+            chosen.precision,
+            _judge_folder(),
+            view,
+            chosen.epochs,
+            chosen.max_minutes,
+            chosen.lmplz,
+        )
+        rows = []
+        for row in calibration.calibrate(train, valid, test, data=corpus.name, judges=names, options=settings):
+            view.close()
+            say(_describe_real_row(row))
+            rows.append(row)
+    if chosen.format == "text":
+        _write("\n".join(map(_describe_real_row, rows)), chosen.output)
+        return 0
+    result = _calibration_result(chosen, arguments, rows, commit, time.monotonic() - started)
+    _write(json.dumps(result, indent=2), chosen.output)
+    return 0
+
+
+def _judge_folder() -> Path:
+    from textebm.lm_eval.neural import judge_folder
+
+    return judge_folder()
+
+
+def _calibration_result(
+    chosen: options.Calibrate, arguments: Sequence[str], rows: "list[RealRow]", commit: str | None, seconds: float
+) -> dict[str, Any]:
+    """The first judge's score, every judge's row, and what it was measured on."""
+    from textebm import hardware
+
+    first = rows[0].as_dict()
+    return {
+        **{key: first[key] for key in ("metric", "score", "interval", "signature")},
+        "command": f"textebm calibrate {_without(arguments, '--data-dir', '--output', '--lmplz')}",
+        "commit": commit,
+        "seed": chosen.seed,
+        "hardware": hardware.hardware_class(chosen.device if chosen.device != "auto" else "cpu"),
+        "versions": hardware.versions(),
+        "minutes": round(seconds / 60, 1),
+        "details": {"judges": {row.judge: row.as_dict() for row in rows}},
+    }
+
+
+def _without(arguments: Sequence[str], *paths: str) -> str:
+    """The arguments but for those that name places on this machine."""
+    import shlex
+
+    kept = []
+    words = iter(arguments)
+    for word in words:
+        if word in paths:
+            next(words, None)
+        elif word.split("=")[0] not in paths:
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def _describe_real_row(row: "RealRow") -> str:
+    """A real row for people."""
+    known = row.details["known"]
+    if known["perplexity"] is None:
+        beside = known["why"]
+    else:
+        beside = f"known: {known['perplexity']} ({known['source']}), {known['difference']:+.2%}"
+    low, high = row.interval
+    return (
+        f"{row.judge}: real text {row.score:.2f}  (95 % interval {low:.2f} to {high:.2f}); {beside}\n  {row.signature}"
+    )
+
+
+class _JudgeView:
+    """Shows the training of an LSTM judge: a progress bar on a terminal, a line an epoch anywhere."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+        self.tokens = 0
+
+    def __enter__(self) -> "_JudgeView":
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "step":
+            if self.bar is None:
+                self.bar = progress_bar(self.tokens, "token")
+            self.bar.update(event["tokens"])
+            return
+        self.close()
+        if kind in ("start", "resume"):
+            self.tokens = event["tokens"]
+        if line := _describe_judge_event(event):
+            say(line)
+
+
+def _describe_judge_event(event: Mapping[str, Any]) -> str | None:
+    """A line for people, where there is something to say."""
+    kind = event["kind"]
+    if kind in ("start", "resume"):
+        done = f", {event['epochs']} epochs done" if kind == "resume" else ""
+        return (
+            f"LSTM judge: {event['recipe']}, {event['sentences']:,} sentences, {event['tokens']:,} tokens, "
+            f"{event['held_out']:,} sentences held out, {event['precision']} on {event['device']}{done}"
+        )
+    if kind == "epoch":
+        return (
+            f"  epoch {event['epoch']}: train perplexity {event['train_perplexity']:.2f}, valid "
+            f"{event['valid_perplexity']:.2f}{' (best so far)' if event['best'] else ''}, rate {event['lr']:g}, "
+            f"{event['seconds']:.0f} s, {event['tokens_per_second']:,.0f} tokens/s"
+        )
+    if kind == "done" and event["ended"] == "cut":
+        return f"  ended early after {event['epochs']} epochs; the same command goes on with it"
+    if kind == "cached":
+        return f"LSTM judge: trained before ({event['epochs']} epochs)"
+    if kind == "damaged":
+        return f"warning: the judge kept in {event['folder']} is damaged and is trained again: {event['reason']}"
+    if kind == "waiting":
+        return f"waiting for another process that trains the same judge ({event['folder']})"
+    return None
 
 
 # ---- corpora
@@ -729,7 +1062,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
-    commands = {f.__name__: f for f in (train, generate, reconstruct, interpolate, fppl, rppl, data, plot, env)}
+    known = (
+        *(train, generate, reconstruct, interpolate),
+        *(fppl, rppl, evaluate, calibrate, signature, compare, data, plot, env),
+    )
+    commands: dict[str, Callable[[Sequence[str]], int]] = {f.__name__: f for f in known}
     if name not in commands:
         import difflib
 

@@ -181,8 +181,9 @@ def cached_samples(
     seed: int,
     cache: Path,
     tick: Callable[[], object] | None = None,
+    decoding: Decoding | None = None,
 ) -> Path:
-    """The file of n headline samples (temperature 1, nothing filtered) of a checkpoint, written if it is not there.
+    """The file of n samples of a checkpoint, nothing filtered, written if it is not there.
 
     Args:
         folder: the model folder; its name and its weights' size and time are part of the file's name.
@@ -192,11 +193,13 @@ def cached_samples(
         seed: of the samples.
         cache: folder of such files.
         tick: called after each sample that is drawn (progress).
+        decoding: how words are chosen (default: the headline protocol's, sampling at temperature 1).
     """
     weights = (folder / "model.safetensors").stat()
     key = f"{folder.name}-{weights.st_size:x}-{weights.st_mtime_ns:x}"
-    path = cache / f"{key}-n{n}-seed{seed}.txt"
+    how = "" if decoding is None else f"-{decoding.method}-max{decoding.max_length}"
+    path = cache / f"{key}-n{n}-seed{seed}{how}.txt"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        write_samples(path, generate(model, tokenizer, n, seed), tick=tick)
+        write_samples(path, generate(model, tokenizer, n, seed, decoding), tick=tick)
     return path

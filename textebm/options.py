@@ -147,25 +147,53 @@ class Interpolate(DecodingOptions, ModelOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class PerplexityOptions(ModelOptions):
-    """What FPPL and RPPL are measured on."""
+class TextOptions(ModelOptions):
+    """Generated text and the real text that it is measured against."""
 
-    samples: str | None = None
-    """Generated text, one sentence a line (default: drawn from the model under the headline protocol, and cached)."""
     data: str | None = None
     """Corpus to measure against (default: the one that the model was trained on)."""
     data_dir: str | None = None
     """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
     text_field: str | None = None
     """Field of JSON lines, or column of a hub data set, that holds the text (default: that of the run, else text)."""
+    train: str | None = None
+    """Real training text, a file, in place of a corpus; with --reference it needs neither model nor corpus."""
+    reference: str | None = None
+    """Real test text, a file, beside --train."""
+    valid: str | None = None
+    """Real validation text, a file, beside --train: it stops a neural judge of real text."""
     vocab_size: int | None = None
     """Largest vocabulary of the real text (default: that of the model if it is one of words, else all words)."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """Sentences to draw when there are no --samples (default: as many as the protocol prescribes)."""
     decoding: str | None = None
     """How the sentences of --samples were decoded, for the signature, such as sample-t1 (the headline protocol's)."""
-    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
-    """Sentences to draw when there is no --samples (default: as many as there are real training sentences)."""
+    filtering: str | None = None
+    """What was left out of --samples, in a word or two, for the signature (default: nothing)."""
+    max_length: int | None = None
+    """Longest sentence in words that could stand in --samples, where that was limited."""
+    protocol: str = "kenlm5"
+    """How it is measured: kenlm5, lstm-sentence, arae-ngram, arae-rnn, fang2019, dgmvae, causal (docs/protocols.md)."""
     lmplz: str | None = None
     """KenLM's lmplz (default: TEXTEBM_LMPLZ, the PATH, the project's own build, else a built-in estimator)."""
+    recipe: str | None = None
+    """Recipe of a neural judge, in place of the protocol's own."""
+    judge_model: str | None = None
+    """Causal language model of the protocol causal: a folder, a GGUF file, or a name on the hub."""
+    judge_epochs: int | None = None
+    """End the training of a neural judge after so many epochs."""
+    repeats: int = 1
+    """Neural judges to train, with seeds SEED, SEED + 1, ...; the score is their mean."""
+    resamples: int = 1000
+    """Resampled texts behind each interval."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PerplexityOptions(TextOptions):
+    """What FPPL and RPPL are measured on."""
+
+    samples: str | None = None
+    """Generated text, one sentence a line (default: drawn from the model as the protocol prescribes, and cached)."""
     format: Literal["json", "text"] = "json"
     """One JSON object, or lines for people."""
     output: str | None = None
@@ -179,7 +207,9 @@ class Fppl(PerplexityOptions):
     examples:
       textebm fppl
       textebm fppl --model runs/ptb --format text
-      textebm fppl --samples samples.txt --data ptb
+      textebm fppl --samples samples.txt --data ptb --decoding sample-t1
+      textebm fppl --samples samples.txt --train train.txt --reference test.txt
+      textebm fppl --protocol arae-ngram
     """
 
 
@@ -190,7 +220,107 @@ class Rppl(PerplexityOptions):
     examples:
       textebm rppl
       textebm rppl --samples samples.txt --data ptb --format text
+      textebm rppl --samples samples.txt --reference test.txt --train train.txt
+      textebm rppl --samples samples.txt --data ptb --protocol lstm-sentence --repeats 3
     """
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(TextOptions):
+    """Everything that is measured of generated text, beside the two limits of every table: real text, and the judge
+    itself as a generator.
+
+    examples:
+      textebm evaluate
+      textebm evaluate --samples a.txt b.txt c.txt --data ptb --decoding sample-t1 --format markdown
+      textebm evaluate --samples a.txt b.txt --train train.txt --reference test.txt --no-limits
+    """
+
+    samples: tuple[str, ...] = ()
+    """Generated texts, each one sentence a line (default: drawn from the model as the protocol prescribes)."""
+    no_limits: bool = False
+    """Leave out the judge as a generator, which takes as long as one more text."""
+    mauve: str | None = None
+    """MAUVE of each text, on states of an LSTM judge of this recipe, such as lstm-sentence-ptb (extra mauve)."""
+    format: Literal["json", "text", "markdown", "csv"] = "text"
+    """A table for people, for Markdown, for a spreadsheet; or everything in one JSON object."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainSignature:
+    """Explain a signature, fact by fact; or say whether the scores that two signatures belong to compare.
+
+    examples:
+      textebm signature "metric:fppl|data:ptb|n:42068|judge:kenlm5"
+      textebm signature "metric:fppl|n:42068" "metric:fppl|n:1000"
+    """
+
+    signatures: tyro.conf.Positional[tuple[str, ...]] = ()
+    """One signature, or two, in quotation marks."""
+    format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Put scores into tables: those that compare side by side, others apart, and why.
+
+    examples:
+      textebm compare a.json b.json
+      textebm compare a.json b.json --published --format markdown
+    """
+
+    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Results of fppl, rppl or evaluate in JSON."""
+    published: bool = False
+    """Published rows too: only beside lstm-sentence, and only where the data compare."""
+    format: Literal["text", "markdown", "csv", "json"] = "text"
+    """A table for people, for Markdown, for a spreadsheet; or JSON."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibrate(DeviceOptions):
+    """What real text scores under each judge, beside the known figures: a judge that misses them is another judge.
+
+    Each judge is trained on the real training split, chosen on valid, and scores test. A training that was ended early
+    or interrupted goes on when the same command is given again.
+
+    examples:
+      textebm calibrate --data ptb --judge kenlm5
+      textebm calibrate --data ptb --judge lstm-sentence --max-minutes 60
+      textebm calibrate --data demo --judge all --recipe tiny --format text
+    """
+
+    data: str = "ptb"
+    """Named corpus, text file or folder."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
+    judge: Literal["kenlm5", "lstm-sentence", "all"] = "all"
+    """Which judge."""
+    recipe: str | None = None
+    """Recipe of the LSTM judge (default: lstm-sentence-DATA, for a corpus without one lstm-sentence-ptb)."""
+    epochs: int | None = None
+    """End the LSTM judge's training when so many epochs are done in all."""
+    max_minutes: float | None = None
+    """End it early, before an epoch that would end later than so many minutes from now."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the products in training (auto: bf16 where the device has it natively); scores are computed in fp32."""
+    seed: int = 0
+    """Of the LSTM judge and of the bootstrap."""
+    lmplz: str | None = None
+    """KenLM's lmplz (default: TEXTEBM_LMPLZ, the PATH, the project's own build, else a built-in estimator)."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object, or lines for people."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}: it must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)

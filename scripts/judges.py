@@ -1,0 +1,101 @@
+"""Rows of texts under several protocols, in one JSON file: real text, a plain language model, a model of textebm.
+
+    python scripts/judges.py --data ptb --protocols kenlm5 fang2019 --given "plain LSTM=lm.txt" --model runs/ptb-small
+
+Every score is what `textebm fppl` and `textebm rppl` print. A given text holds sentences drawn at temperature 1, as
+many as there are real training sentences; --model is a run, whose samples are drawn as each protocol prescribes. The
+real row stands beside every score. The file is written anew after each row, so that what is measured is kept.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from textebm import checkpoint, hardware
+from textebm.lm_eval.protocols import PROTOCOLS
+
+METRICS = ("fppl", "rppl")
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="ptb", help="named corpus")
+    parser.add_argument("--data-dir", help="folder with local copies of named corpora; else TEXTEBM_DATA")
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=["kenlm5"])
+    parser.add_argument(
+        "--fppl-only", nargs="*", choices=PROTOCOLS, default=[], help="protocols whose RPPL is left out"
+    )
+    parser.add_argument("--given", nargs="*", default=[], metavar="NAME=FILE", help="texts sampled at temperature 1")
+    parser.add_argument("--model", help="run folder of a model")
+    parser.add_argument("--model-name", default="a textebm model", help="what the model's row is called")
+    parser.add_argument("--judge-epochs", type=int, help="end the training of neural judges early")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("results/judges-ptb.json"))
+    chosen = parser.parse_args()
+    texts = dict(given.split("=", 1) for given in chosen.given)
+    started = time.monotonic()
+    rows: list[dict[str, Any]] = []
+    result = {
+        "name": chosen.output.stem,
+        "command": described(chosen),
+        "seed": chosen.seed,
+        "commit": hardware.commit(),
+        "hardware": hardware.hardware_class(),
+        "versions": hardware.versions(),
+        "rows": rows,
+    }
+    for protocol in chosen.protocols:
+        real: dict[str, Any] = {"name": "real text", "protocol": protocol}
+        for name in [*texts, *([chosen.model_name] if chosen.model else [])]:
+            row = {"name": name, "protocol": protocol}
+            for metric in METRICS:
+                if metric == "rppl" and protocol in chosen.fppl_only:
+                    continue
+                row[metric] = score(metric, protocol, chosen, texts.get(name))
+                real[metric] = row[metric]["details"]["real_row"]
+            rows.append(row)
+            result["minutes"] = round((time.monotonic() - started) / 60, 1)
+            write(chosen.output, result)
+        rows.append(real)
+        write(chosen.output, result)
+    print(chosen.output)
+
+
+def score(metric: str, protocol: str, chosen: argparse.Namespace, text: str | None) -> dict[str, Any]:
+    """The score of a given text, or of the model, as the command prints it."""
+    words = [metric, "--protocol", protocol, "--data", chosen.data, "--seed", str(chosen.seed)]
+    words += ["--data-dir", chosen.data_dir] if chosen.data_dir else []
+    words += ["--samples", text, "--decoding", "sample-t1"] if text else ["--model", chosen.model]
+    if chosen.judge_epochs and PROTOCOLS[protocol].judge == "lstm":
+        words += ["--judge-epochs", str(chosen.judge_epochs)]
+    done = subprocess.run([sys.executable, "-m", "textebm", *words], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def described(chosen: argparse.Namespace) -> str:
+    """The command as one would type it, without the places of this machine."""
+    names = [given.split("=", 1)[0] for given in chosen.given]
+    words = ["python scripts/judges.py --data", chosen.data, "--protocols", *chosen.protocols]
+    words += ["--fppl-only", *chosen.fppl_only] if chosen.fppl_only else []
+    words += ["--given", *(f'"{name}=FILE"' for name in names)] if names else []
+    words += ["--model RUN"] if chosen.model else []
+    words += [f"--judge-epochs {chosen.judge_epochs}"] if chosen.judge_epochs else []
+    return " ".join([*words, f"--seed {chosen.seed}"])
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Replace the file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
