@@ -281,8 +281,8 @@ def progress_bar(total: int | None, unit: str, initial: int = 0, what: str | Non
     """A progress bar on standard error, silent when that is not a terminal; without a total it goes when it is done."""
     from tqdm import tqdm
 
-    shown = {"leave": total is not None, "disable": not sys.stderr.isatty(), "dynamic_ncols": True}
-    return tqdm(desc=what, total=total, initial=initial, unit=unit, **shown)
+    quiet, leave = not sys.stderr.isatty(), total is not None
+    return tqdm(desc=what, total=total, initial=initial, unit=unit, leave=leave, disable=quiet, dynamic_ncols=True)
 
 
 # ---- generation
