@@ -466,7 +466,7 @@ class TestPerplexity:
             (("--samples", "blank.txt"), "every sentence in it is empty"),
             (("--samples", "nul.txt"), "line 2: a NUL byte"),
             (("--samples", "mixed.txt"), "line 2: not UTF-8"),
-            (("--samples", "wide.txt"), "line 1: a NUL byte"),
+            (("--samples", "wide.txt"), "wide.txt: not UTF-8 text but UTF-16"),
             (("--samples", "samples.txt", "--protocol", "kenlm"), "did you mean 'kenlm5'?"),
             (("--samples", "samples.txt", "--protocol", "lstm-sentence", "--recipe", "tini"), "no recipe 'tini'"),
             (("--samples", "samples.txt", "--recipe", "tiny"), "are of judges that are trained"),
