@@ -324,6 +324,13 @@ class TestStandardInput:
         (run,) = (tmp_path / "runs").iterdir()
         assert re.fullmatch(r"stdin-[0-9a-f]{12}-\d{8}-\d{6}", run.name)
 
+    @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+    def test_it_can_be_checked(self, name, command, monkeypatch):
+        self.give(monkeypatch, LINES.encode() + b"\xff\n")
+        done = command("data", "check", name)
+        assert done.code == 1
+        assert "line 401: not UTF-8" in done.out
+
     def test_empty(self, training, monkeypatch):
         self.give(monkeypatch, b"")
         assert "standard input, which is empty: did the command before it fail?" in training("-")
