@@ -359,7 +359,9 @@ class TestDataSets:
     def test_one_trains(self, command, tiny_config, tmp_path):
         pytest.importorskip("datasets")
         (tmp_path / "mine").mkdir()
-        (tmp_path / "mine" / "train.csv").write_text("body,n\n" + "".join(f"{line},1\n" for line in LINES.splitlines()))
+        (tmp_path / "mine" / "train.csv").write_text(
+            "body,label\n" + "".join(f"{line},a\n" for line in LINES.splitlines())
+        )
         words = ("train", "--config", tiny_config, "--data", "hf:./mine", "--text-field", "body", "--max-steps", 1)
         done = command(*words)
         assert done.code == 0, done.err
