@@ -296,7 +296,7 @@ def settled(data: str, text_field: str | None = None) -> str:
     Raises:
         DataError: standard input is a terminal, or the pipe is empty.
     """
-    if data == STANDARD_INPUT:
+    if data in (STANDARD_INPUT, "/dev/stdin"):
         return str(spool(sys.stdin.buffer, text_field))
     path = Path(data)
     if os.path.lexists(path) and path.is_fifo():

@@ -100,7 +100,7 @@ def _file_digest(path: Path) -> str:
 
 def pipe_folder() -> Path:
     """Where what came through a pipe is kept."""
-    return home() / "data" / "stdin"
+    return home().absolute() / "data" / "stdin"  # a run's configuration names it, wherever the run is resumed
 
 
 def spool(stream: IO[bytes], text_field: str | None = None) -> Path:

@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -105,7 +106,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with readable(path), open_unpacked(path) as file:
             # A bound on what is read at once: a file without line breaks must not fill the memory.
-            for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+            for number, raw in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), start=1):
                 line = _first_line(raw, path) if number == 1 else raw
                 yield number, _decode(line, path, number)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:

@@ -1,7 +1,9 @@
 """Downloads from a server of our own: whole, broken off and resumed, wrong, refused, silent."""
 
 import contextlib
+import dataclasses
 import hashlib
+import lzma
 import os
 import re
 import socket
@@ -39,6 +41,8 @@ class Server:
 
     def __init__(self) -> None:
         self.content = CONTENT
+        self.files: dict[str, bytes] = {}
+        """What is served at other paths."""
         self.faults: list[Callable[[BaseHTTPRequestHandler], None]] = []
         self.asked: list[tuple[str, str | None]] = []
         """Path and Range of every request."""
@@ -62,7 +66,8 @@ class Server:
 
     def send(self, handler: BaseHTTPRequestHandler, bytes_of_it: int | None = None) -> None:
         """The content from where the request's range begins; all that is announced, or less."""
-        start, size = 0, len(self.content)
+        content = self.files.get(handler.path, self.content)
+        start, size = 0, len(content)
         if self.ranges and (wanted := re.fullmatch(r"bytes=(\d+)-", handler.headers["Range"] or "")):
             start = int(wanted[1])
             if start >= size:
@@ -77,7 +82,7 @@ class Server:
             handler.send_response(200)
         handler.send_header("Content-Length", str(size - start))
         handler.end_headers()
-        handler.wfile.write(self.content[start:][:bytes_of_it])
+        handler.wfile.write(content[start:][:bytes_of_it])
 
     def cut(self, bytes_of_it: int) -> Callable[[BaseHTTPRequestHandler], None]:
         return lambda handler: self.send(handler, bytes_of_it)
@@ -385,6 +390,22 @@ class TestCorpora:
             (tmp_path / f"mine.{split}.txt").write_text("local\n")
         monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
         assert list(resolve("mine").sentences("train")) == ["local"]
+
+
+@pytest.mark.realdata
+def test_the_real_ptb_comes_as_its_card_says(server, shared_data, monkeypatch, command):
+    """The whole way with the real content and the real card; the server is ours, and breaks off once."""
+    card = registry.load_card("ptb")
+    for split, url in card.download.items():
+        server.files[f"/{Path(url).name}"] = lzma.decompress((shared_data / "ptb" / f"ptb.{split}.txt.xz").read_bytes())
+    ours = {split: server.url.replace("file.txt", Path(url).name) for split, url in card.download.items()}
+    monkeypatch.setattr(registry, "load_card", lambda name: dataclasses.replace(card, download=ours))
+    server.faults = [server.cut(100 * PIECE)]
+    corpus = resolve("ptb")
+    assert [split for split in SPLITS if corpus.train.digest() == card.splits[split].sha256] == ["train"]
+    assert server.starts == [0, 100 * PIECE, 0, 0]
+    monkeypatch.setenv("TEXTEBM_OFFLINE", "1")
+    assert command("data", "check", "ptb").code == 0
 
 
 def test_the_cards_that_ship_name_one_address_a_split():

@@ -324,6 +324,13 @@ class TestStandardInput:
         (run,) = (tmp_path / "runs").iterdir()
         assert re.fullmatch(r"stdin-[0-9a-f]{12}-\d{8}-\d{6}", run.name)
 
+    @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+    def test_it_can_be_checked(self, name, command, monkeypatch):
+        self.give(monkeypatch, LINES.encode() + b"\xff\n")
+        done = command("data", "check", name)
+        assert done.code == 1
+        assert "line 401: not UTF-8" in done.out
+
     def test_empty(self, training, monkeypatch):
         self.give(monkeypatch, b"")
         assert "standard input, which is empty: did the command before it fail?" in training("-")
@@ -352,7 +359,9 @@ class TestDataSets:
     def test_one_trains(self, command, tiny_config, tmp_path):
         pytest.importorskip("datasets")
         (tmp_path / "mine").mkdir()
-        (tmp_path / "mine" / "train.csv").write_text("body,n\n" + "".join(f"{line},1\n" for line in LINES.splitlines()))
+        (tmp_path / "mine" / "train.csv").write_text(
+            "body,label\n" + "".join(f"{line},a\n" for line in LINES.splitlines())
+        )
         words = ("train", "--config", tiny_config, "--data", "hf:./mine", "--text-field", "body", "--max-steps", 1)
         done = command(*words)
         assert done.code == 0, done.err

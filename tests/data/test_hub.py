@@ -376,6 +376,8 @@ class TestWithoutNetwork:
                 datasets.are_progress_bars_disabled(),
             ]
 
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         before = state()
         start = time.perf_counter()
         monkeypatch.setenv("TEXTEBM_OFFLINE", "1")
