@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -135,7 +136,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     described = {
         "name": "corpus-memory",
-        "command": "python benchmarks/corpus_memory.py",
+        "command": shlex.join(["python", "benchmarks/corpus_memory.py", *sys.argv[1:]]),
         "steps": chosen.steps,
         "commit": hardware.commit(),
         "hardware": hardware.hardware_class(),
