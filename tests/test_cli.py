@@ -16,7 +16,7 @@ from textebm import cli, generation, lm_eval
 from textebm.config import load_config, to_dict
 from textebm.errors import DataError
 
-COMMANDS = ["train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "plot", "env"]
+COMMANDS = ["train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "calibrate", "plot", "env"]
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,12 @@ from textebm.config import load_config
 from textebm.lm_eval import Signature
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = sorted((ROOT / "results").glob("*.json"))
+RESULTS = [
+    path
+    for path in sorted((ROOT / "results").glob("*.json"))
+    if not path.stem.startswith(("bench-", "calibration-"))  # which are no experiments
+]
+CALIBRATIONS = sorted((ROOT / "results").glob("calibration-*.json"))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -49,6 +54,20 @@ def test_a_score_has_its_signature_its_interval_and_real_text_beside(path: Path,
     details = score["details"]
     assert details["headline"] and signature["n"] == str(details["headline_sentences"])
     assert details["real_row"]["perplexity"] < score["score"]
+
+
+@pytest.mark.parametrize("path", CALIBRATIONS, ids=lambda path: path.stem)
+def test_a_calibration_says_how_it_was_obtained_and_what_is_known(path: Path) -> None:
+    result = read(path)
+    assert result["command"].startswith("textebm calibrate --data ")
+    assert re.fullmatch("[0-9a-f]{40}", result["commit"])
+    assert re.fullmatch(r"(cpu\d+-|nvidia-)[a-z0-9-]+", result["hardware"])
+    for name, row in result["details"]["judges"].items():
+        assert Signature.parse(row["signature"])["judge"] == name
+        low, high = row["interval"]
+        assert low < row["score"] < high
+        known = row["details"]["known"]
+        assert known["difference"] == pytest.approx(row["score"] / known["perplexity"] - 1)
 
 
 def test_the_readme_quotes_the_results() -> None:
