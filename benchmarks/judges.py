@@ -237,16 +237,16 @@ def run(command: Sequence[object], text: Path | None = None) -> None:
         subprocess.run([str(part) for part in command], stdin=source, capture_output=True, check=True)
 
 
+# A process inherits the figure that getrusage gives of itself from the one that started it; VmHWM is its own.
 PEAK = """
-import json, resource, sys
+import json, re, resource, sys
 from pathlib import Path
 from textebm.lm_eval.corpus import Corpus, Vocabulary
 from textebm.lm_eval.ngram import NgramJudge, find_lmplz
 train, scored = Corpus(Path(sys.argv[1]), keep_blank=True), Corpus(Path(sys.argv[2]), keep_blank=True)
 judge = NgramJudge.train(train, Vocabulary.from_sentences(Corpus(Path(sys.argv[3]))), 5, find_lmplz())
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 tokens = judge.score(scored).total_tokens
-print(json.dumps({"before": before, "self": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+print(json.dumps({"self": int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]),
                   "lmplz": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, "tokens": tokens}))
 """
 
