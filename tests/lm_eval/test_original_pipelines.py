@@ -1,7 +1,7 @@
-"""The n-gram protocols of others against their own pipelines: lmplz and KenLM's module, called as their code calls them.
+"""The n-gram protocols of others against their own pipelines: lmplz and KenLM's module, called as their code does.
 
-What is asked of the two programs is a fact of ARAE's and of Fang et al.'s published code: the options of lmplz, lines of
-the vocabulary first, `score(sentence, bos=True, eos=False)`, and words alone in the denominator.
+What is asked of the two programs is a fact of ARAE's and of Fang et al.'s published code: the options of lmplz, lines
+of the vocabulary first, `score(sentence, bos=True, eos=False)`, and words alone in the denominator.
 """
 
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from textebm.lm_eval import fppl, rppl
+from textebm.lm_eval import fppl, read_sentences, rppl
 
 pytest.importorskip("kenlm", reason="KenLM's Python module is not installed: pip install 'textebm[kenlm]'")
 
@@ -38,13 +38,20 @@ def perplexity(lmplz: Path, tmp_path: Path) -> Callable[..., float]:
 
 
 @pytest.fixture
+def ptb(shared_data: Path) -> dict[str, list[str]]:
+    """Real text, its validation split in the place of samples."""
+    splits = {"train": "train", "test": "test", "samples": "valid"}
+    return {name: list(read_sentences(shared_data / "ptb" / f"ptb.{split}.txt.xz")) for name, split in splits.items()}
+
+
+@pytest.fixture
 def texts(make_text: Callable[..., list[str]]) -> dict[str, list[str]]:
     """Train, test and samples with an unknown word in each."""
     made = {name: make_text(seed, sentences=400) for seed, name in enumerate(("train", "test", "samples"))}
     return {name: [(line or "w1").replace("w5", "<unk>") for line in text] for name, text in made.items()}
 
 
-def test_arae(texts: dict[str, list[str]], perplexity: Callable[..., float]) -> None:
+def check_arae(texts: dict[str, list[str]], perplexity: Callable[..., float]) -> None:
     """Its unknown word is spelt <oov>, which lmplz takes for a word like any other."""
     as_theirs = {name: [line.replace("<unk>", "<oov>") for line in text] for name, text in texts.items()}
     words = {word for line in as_theirs["train"] for word in line.split()}
@@ -60,7 +67,7 @@ def test_arae(texts: dict[str, list[str]], perplexity: Callable[..., float]) -> 
     assert reverse.score == pytest.approx(perplexity(generated, known["test"]), rel=1e-5)
 
 
-def test_fang2019(texts: dict[str, list[str]], perplexity: Callable[..., float]) -> None:
+def check_fang2019(texts: dict[str, list[str]], perplexity: Callable[..., float]) -> None:
     words = {word for line in texts["train"] for word in line.split()}
     settings = {"protocol": "fang2019", "resamples": 1}
     skip = "--skip_symbols"
@@ -70,3 +77,15 @@ def test_fang2019(texts: dict[str, list[str]], perplexity: Callable[..., float])
     reverse = rppl(texts["samples"], texts["test"], texts["train"], **settings)
     generated = [*sorted(words), *known]
     assert reverse.score == pytest.approx(perplexity(generated, texts["train"], skip), rel=1e-5)
+
+
+@pytest.mark.parametrize("check", [check_arae, check_fang2019])
+def test_agree_on_small_texts(check: Callable[..., None], texts, perplexity) -> None:
+    check(texts, perplexity)
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.parametrize("check", [check_arae, check_fang2019])
+def test_agree_on_ptb(check: Callable[..., None], ptb, perplexity) -> None:
+    check(ptb, perplexity)
