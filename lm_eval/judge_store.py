@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ LOCKS = find_spec("fcntl") is not None
 """Not on Windows; the files are whole even so, and at worst work is done twice."""
 
 DESCRIPTION = "judge.json"
+STALE_SECONDS = 3600
 
 
 class DamagedJudgeError(Exception):
@@ -92,6 +94,9 @@ class JudgeStore:
             self._write(DESCRIPTION, (json.dumps(described, indent=1) + "\n").encode())
             for path in self.folder.glob("*.safetensors"):
                 if path.name not in {name for name, _ in files.values()}:
+                    path.unlink(missing_ok=True)
+            for path in self.folder.glob(".*-*"):  # what a process left that was killed while it wrote
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from error

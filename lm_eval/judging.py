@@ -1,5 +1,6 @@
 """From a protocol to its judge, and from a judge to the scores that the protocol counts."""
 
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +99,12 @@ def score_sentences(judge: Judge, sentences: Iterable[str], counts_end: bool) ->
     """
     if counts_end:
         return judge.score(sentences)
-    log_probs, tokens = [], []
+    log_probs, tokens = array("d"), array("q")
     for sentence in sentences:
         words = judge.token_log_probs(sentence)[:-1]
         log_probs.append(float(words.sum()))
         tokens.append(len(words))
-    return SentenceScores(np.array(log_probs), np.array(tokens, dtype=np.int64))
+    return SentenceScores(np.frombuffer(log_probs, dtype=np.float64), np.frombuffer(tokens, dtype=np.int64))
 
 
 def sample_judge(

@@ -31,6 +31,11 @@ def native_precision(device: torch.device) -> Precision:
     return "fp32"
 
 
+def sums_in(device: torch.device) -> torch.dtype:
+    """float64, where the device knows it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @dataclass(frozen=True)
 class Gradients:
     """What a step needs of the softmax.
@@ -73,7 +78,7 @@ class LargeSoftmax:
         """
         hidden, weight = hidden.detach().to(self.dtype), weight.detach().to(self.dtype)
         bias = None if bias is None else bias.detach().to(self.dtype)
-        log_prob = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        log_prob = torch.zeros((), dtype=sums_in(hidden.device), device=hidden.device)
         of_hidden = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)
         of_weight, of_bias = None, None
         block = max(1, TRAINING_LOGITS // len(weight))
@@ -120,7 +125,7 @@ def log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tens
         targets: shape (tokens,).
 
     Returns:
-        float64, nats; shape (tokens,).
+        float64, in nats; shape (tokens,).
     """
     result = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     block = max(1, SCORING_LOGITS * (64 if hidden.is_cuda else 1) // len(weight))
@@ -131,4 +136,4 @@ def log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tens
         largest = logits.amax(1, keepdim=True)
         total = logits.sub_(largest).exp_().sum(1, keepdim=True)
         result[rows] = (right - largest - total.log()).squeeze(1)
-    return result.double() if result.device.type != "mps" else result.cpu().double()
+    return (result.cpu() if result.device.type == "mps" else result).double()

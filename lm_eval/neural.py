@@ -5,6 +5,7 @@ add up to 1. A word outside the vocabulary is `<unk>`. `<s>` and `</s>` in a tex
 own end of sentence is no word, so no text can spell it.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -174,7 +175,9 @@ class LstmNetwork(nn.Module):
         else:
             weight = layer.get_parameter("weight_hh_l0")
             masked = weight * self._mask(weight.shape, rate, dropout)
-            result = functional_call(layer, {"weight_hh_l0": masked}, (x, state))
+            with warnings.catch_warnings():  # cuDNN packs the weights again at every step, and says so
+                warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+                result = functional_call(layer, {"weight_hh_l0": masked}, (x, state))
         output: tuple[Tensor, tuple[Tensor, Tensor]] = result
         return output
 

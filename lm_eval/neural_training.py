@@ -10,6 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from textebm.errors import DivergenceError, UsageError
 from textebm.lm_eval.corpus import Vocabulary
 from textebm.lm_eval.judge_store import DamagedJudgeError, JudgeStore, flatten_optimiser, unflatten_optimiser
-from textebm.lm_eval.large_softmax import LargeSoftmax, Precision
+from textebm.lm_eval.large_softmax import LargeSoftmax, Precision, sums_in
 from textebm.lm_eval.neural import (
     EncodedText,
     LstmJudge,
@@ -30,6 +31,7 @@ from textebm.lm_eval.neural import (
     Observe,
     State,
     Training,
+    exact_products,
     padded,
     require_text,
     sentence_log_probs,
@@ -301,7 +303,8 @@ class _Trainer:
         progress, begun = self.progress, time.monotonic()
         progress.epoch += 1
         lr = progress.lr
-        log_prob = self._pass()
+        with exact_products() if self.task.precision == "fp32" else nullcontext():
+            log_prob = self._pass()
         seconds = time.monotonic() - begun
         train = math.exp(-log_prob / len(self.text.ids))
         valid = self._evaluate()
@@ -349,7 +352,7 @@ class _Trainer:
         progress, recipe = self.progress, self.recipe
         drawn = int(random_source(self.task.seed, DROPOUT, progress.epoch).integers(2**62))
         dropout = torch.Generator(self.device).manual_seed(drawn)
-        log_prob = torch.zeros((), dtype=torch.float64, device=self.device)
+        log_prob = torch.zeros((), dtype=sums_in(self.device), device=self.device)
         batches = self._stream() if recipe.batching == "stream" else self._batches()
         state: State | None = None
         tokens = 0

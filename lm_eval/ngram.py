@@ -125,7 +125,7 @@ class NgramJudge:
         self.estimator = estimator
         self.unseen = unseen
         self._reader = reader
-        self._spelling = _spelling(vocabulary)
+        self._spelling = _Spelling(vocabulary)
 
     @classmethod
     def train(
@@ -154,7 +154,7 @@ class NgramJudge:
         if order not in ORDERS:
             raise UsageError(f"the order of an n-gram judge is {order}: it must be {ORDERS[0]} to {ORDERS[-1]}")
         use_kenlm = _choose_kenlm(query)
-        spelling = _spelling(vocabulary)
+        spelling = _Spelling(vocabulary)
         seen: set[str] = set()
         spelt = _watch((_spell(sentence, spelling) for sentence in sentences), seen)
         pad = len(vocabulary) + 1  # the end of sentence is a word that can come too
@@ -224,14 +224,22 @@ class NgramJudge:
             yield " ".join(names[word] for word in words)
 
 
-def _spelling(vocabulary: Vocabulary) -> dict[str, str]:
-    """How the model spells each word: what KenLM reserves gets an underscore in front, one more than it has."""
-    return {word: re.sub(r"^(?=_*<(?:unk|UNK|s|/s)>$)", "_", word) for word in vocabulary}
+class _Spelling(dict[str, str]):
+    """How the model spells each word of a vocabulary; a word outside it is spelt as `<unk>` is.
+
+    What KenLM reserves gets an underscore in front, one more than it has.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__((word, re.sub(r"^(?=_*<(?:unk|UNK|s|/s)>$)", "_", word)) for word in vocabulary)
+        self._unknown = self[UNKNOWN]
+
+    def __missing__(self, word: str) -> str:
+        return self._unknown
 
 
-def _spell(sentence: str, spelling: dict[str, str]) -> list[str]:
-    unknown = spelling[UNKNOWN]
-    return [spelling.get(word, unknown) for word in sentence.split()]
+def _spell(sentence: str, spelling: _Spelling) -> list[str]:
+    return list(map(spelling.__getitem__, sentence.split()))
 
 
 def _watch(sentences: Iterable[list[str]], seen: set[str]) -> Iterator[list[str]]:

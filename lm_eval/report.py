@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -275,6 +276,9 @@ class _Figures:
             "n-grams that the training split does not have; length: distances from the test split",
             "real text: FPPL is of the test split; RPPL is what the judge of the real training split gives it",
         ]
+        self._self_bleu = find_spec("sacrebleu") is not None
+        if not self._self_bleu:
+            self.notes.append("self-BLEU is left out: sacrebleu is not installed (pip install 'textebm[bleu]')")
         if mauve is not None:
             from textebm.lm_eval.mauve import against_test
 
@@ -291,7 +295,7 @@ class _Figures:
             **asdict(survey.figures),
             **{f"distinct_{n}": distinct[n] for n in ORDERS},
             **{f"novelty_{n}": novelty[n] for n in ORDERS},
-            "self_bleu": self_bleu(subsample(chosen, SELF_BLEU_SENTENCES, self._seed)),
+            "self_bleu": self_bleu(subsample(chosen, SELF_BLEU_SENTENCES, self._seed)) if self._self_bleu else None,
             "length_wasserstein": wasserstein(survey.lengths, lengths),
             "length_total_variation": total_variation(survey.lengths, lengths),
         }

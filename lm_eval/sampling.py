@@ -55,7 +55,10 @@ class _Drawer:
         # The n-grams with one prefix stand together, so a running sum of probabilities serves every prefix.
         probs = [np.power(10.0, grams.log10_probs.astype(np.float64)) for grams in model.orders]
         probs[0][BOS] = 0.0  # no model predicts it, and files write anything there
-        probs[0][UNK] *= unseen
+        # Each unseen word has the unknown word's probability. Where there is none, the model keeps one such share all
+        # the same, and a draw that falls to it is made again: in some contexts nothing else is left over.
+        probs[0][UNK] *= max(1, unseen)
+        self._unknown_can_come = unseen > 0
         self._sums = [np.concatenate([[0.0], np.cumsum(prob)]) for prob in probs]
 
     def sentences(self, n: int, longest: int) -> list[list[int]]:
@@ -64,7 +67,7 @@ class _Drawer:
         alive = np.arange(n)
         contexts = [np.full(n, BOS, dtype=np.int64), *(np.full(n, -1) for _ in self._model.orders[2:])]
         for _ in range(longest):
-            words = self._draw(contexts, len(contexts))
+            words = self._next(contexts)
             going = words != EOS
             alive, words = alive[going], words[going]
             if not len(alive):
@@ -80,6 +83,13 @@ class _Drawer:
         for grams, context in zip(self._model.orders[1:], contexts[:-1], strict=False):
             longer.append(find(grams.keys, context, words, self._size))
         return longer
+
+    def _next(self, contexts: list[IntArray]) -> IntArray:
+        """A word that can come, for each sentence."""
+        words = self._draw(contexts, len(contexts))
+        while not self._unknown_can_come and len(again := np.flatnonzero(words == UNK)):
+            words[again] = self._draw([context[again] for context in contexts], len(contexts))
+        return words
 
     def _draw(self, contexts: list[IntArray], length: int) -> IntArray:
         """A word for each sentence, given the last `length` words before it."""

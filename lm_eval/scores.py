@@ -454,7 +454,7 @@ def _score(
     settings, protocol = real.settings, real.protocol
     row, real_row = real.measure(judges, scored), real.real_row(metric)
     departures = samples.departures(real)
-    reasons = _reasons(real, departures)
+    reasons = _reasons(real, judges, departures)
     train = real.train_survey
     details = {
         "scored": row.as_dict() | _outside(real, judges[0], scored),
@@ -485,15 +485,15 @@ def _score(
     return Score(metric, row.perplexity, row.interval, signature, details, row.scores)
 
 
-def _reasons(real: Real, departures: list[str]) -> list[str]:
+def _reasons(real: Real, judges: Sequence[Judge], departures: list[str]) -> list[str]:
     """Why a score may not stand in the main table."""
     reasons = list(departures)
     if not real.protocol.headline:
         reasons.insert(0, f"{real.protocol.name} is a protocol of others, whose scores have tables of their own")
     if real.settings.recipe is not None:
         reasons.append(f"the judge's recipe is {real.settings.recipe}, not the protocol's own")
-    if real.settings.judge_epochs is not None:
-        reasons.append(f"the judge's training was ended after {real.settings.judge_epochs} epochs")
+    if any(judge.settings.get("epochs", "").endswith("-cut") for judge in judges):
+        reasons.append("the judge's training was ended early")
     return reasons
 
 

@@ -463,6 +463,7 @@ class TestPerplexity:
             (("--samples", "bytes.txt"), "not UTF-8"),
             (("--samples", "empty.txt"), "empty.txt"),
             (("--data", "nowhere"), "'nowhere' is neither a file"),
+            (("--samples", "/dev/null"), "is no regular file"),
             (("--samples", "blank.txt"), "every sentence in it is empty"),
             (("--samples", "nul.txt"), "line 2: a NUL byte"),
             (("--samples", "mixed.txt"), "line 2: not UTF-8"),

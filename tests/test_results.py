@@ -11,16 +11,17 @@ from textebm.config import load_config
 from textebm.lm_eval import Signature
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted((ROOT / "results").glob("*.json"))
+RESULTS = [
+    path
+    for path in sorted((ROOT / "results").glob("*.json"))
+    if not path.stem.startswith(("bench-", "calibration-", "judges-"))  # which are no experiments
+]
+CALIBRATIONS = sorted((ROOT / "results").glob("calibration-*.json"))
+JUDGES = sorted((ROOT / "results").glob("judges-*.json"))
 
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-RESULTS = [path for path in FILES if "learning_curve" in read(path)]
-"""Whole experiments; the other files are of judges and of benchmarks."""
-JUDGES = [path for path in FILES if path.stem.startswith("judges-")]
 
 
 def test_there_are_results() -> None:
@@ -76,6 +77,20 @@ def test_rows_under_judges_have_signatures_and_intervals(path: Path) -> None:
             departs = bool(row[metric]["details"]["headline_reasons"])
             assert row[metric]["details"]["headline"] != departs
     assert {row["protocol"] for row in result["rows"] if row["name"] == "real text"} == protocols
+
+
+@pytest.mark.parametrize("path", CALIBRATIONS, ids=lambda path: path.stem)
+def test_a_calibration_says_how_it_was_obtained_and_what_is_known(path: Path) -> None:
+    result = read(path)
+    assert result["command"].startswith("textebm calibrate --data ")
+    assert re.fullmatch("[0-9a-f]{40}", result["commit"])
+    assert re.fullmatch(r"(cpu\d+-|nvidia-)[a-z0-9-]+", result["hardware"])
+    for name, row in result["details"]["judges"].items():
+        assert Signature.parse(row["signature"])["judge"] == name
+        low, high = row["interval"]
+        assert low < row["score"] < high
+        known = row["details"]["known"]
+        assert known["difference"] == pytest.approx(row["score"] / known["perplexity"] - 1)
 
 
 def test_the_readme_quotes_the_results() -> None:

@@ -519,9 +519,13 @@ def _check_measuring(chosen: options.TextOptions, given: bool) -> None:
 
 def _require_file(option: str, name: str) -> None:
     path = Path(name)
-    if path.is_dir() or not path.exists():  # a named pipe will do
-        what = "is a folder, where a text file is wanted" if path.is_dir() else "does not exist"
-        raise UsageError(f"{option}: {path} {what}")
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise UsageError(f"{option}: {path} is a folder, where a text file is wanted")
+    if path.exists():
+        raise UsageError(f"{option}: {path} is no regular file, and it is read several times; write it to one first")
+    raise UsageError(f"{option}: {path} does not exist")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,6 +129,22 @@ class TestCorpus:
             assert corpus.sha256 == sha256_of(SENTENCES)
         assert Corpus(path).name == "a.txt"
 
+    def test_a_function_gives_the_sentences_anew(self) -> None:
+        given = 0
+
+        def sentences() -> list[str]:
+            nonlocal given
+            given += 1
+            return ["a  b", "", "_UNK"]
+
+        corpus = Corpus(sentences, "mine", keep_blank=True, unknown="_UNK")
+        assert given == 0  # nothing is kept, so nothing is read before it is asked for
+        assert list(corpus) == list(corpus) == ["a b", "", "<unk>"]
+        assert given == 2
+        assert corpus.sha256 == sha256_of(["a b", "", "<unk>"]) == sha256_of(lambda: iter(["a b", "", "<unk>"]))
+        with pytest.raises(DataError, match="mine, sentence 1"):
+            list(Corpus(lambda: ["a\0"], "mine"))
+
     def test_blank_sentences_count_only_where_asked(self) -> None:
         assert list(Corpus(["a  b", " ", "c"])) == ["a b", "c"]
         assert list(Corpus(["a  b", " ", "c"], keep_blank=True)) == ["a b", "", "c"]

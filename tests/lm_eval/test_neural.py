@@ -1,8 +1,10 @@
 """The LSTM judge: training against a plain loop, laws of its probabilities, what is kept, bad input."""
 
 import math
+import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -427,6 +429,15 @@ class TestKept:
         assert sorted(cached for cached, _ in said) == ["False", "True"]
         assert said[0][1] == said[1][1]
 
+    def test_what_a_killed_process_left_is_removed(self, text: list[str], tmp_path: Path) -> None:
+        train(text, cache=tmp_path, max_epochs=1)
+        (folder,) = tmp_path.iterdir()
+        for name, age in ((".last-1.safetensors-a", 7200), (".last-1.safetensors-b", 0)):
+            (folder / name).write_bytes(b"half")
+            os.utime(folder / name, (time.time() - age, time.time() - age))
+        train(text, cache=tmp_path)
+        assert [path.name for path in folder.glob(".*")] == [".last-1.safetensors-b"]
+
     def test_a_folder_that_cannot_be_written(self, text: list[str], tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(JudgeError, match="TEXTEBM_HOME"):
@@ -520,6 +531,21 @@ class TestDropout:
 
     def test_is_off_in_scores(self, judge: LstmJudge) -> None:
         assert np.array_equal(judge.token_log_probs("w1 w2"), judge.token_log_probs("w1 w2"))
+
+
+def test_needs_neither_kenlm_nor_datasets_nor_transformers() -> None:
+    """And the package itself needs no torch."""
+    program = (
+        "import sys\n"
+        "import textebm.lm_eval\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.modules.update(dict.fromkeys(('kenlm', 'datasets', 'transformers')))\n"
+        "from textebm.lm_eval.corpus import Vocabulary\n"
+        "from textebm.lm_eval.neural import LstmJudge\n"
+        "print(LstmJudge.train(['a b', 'b a'] * 5, Vocabulary('ab'), 'tiny').score(['a']).total_tokens)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
 
 
 class TestBadInput:

@@ -107,10 +107,11 @@ class Uniform:
     vocabulary: Vocabulary
     seed: int
     unseen: int = 0
+    epochs: str = "9-converged"
 
     @property
     def settings(self) -> dict[str, str]:
-        return {"recipe": "uniform"}
+        return {"recipe": "uniform", "epochs": self.epochs}
 
     def score(self, sentences: Iterable[str]) -> SentenceScores:
         tokens = np.array([len(sentence.split()) + 1 for sentence in sentences])
@@ -137,12 +138,12 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Training:
 
     seen = Training()
 
-    def train(sentences, vocabulary, recipe, *, seed, held_out, **_: object) -> Judge:
+    def train(sentences, vocabulary, recipe, *, seed, held_out, max_epochs=None, **_: object) -> Judge:
         seen.recipes.append(recipe.name)
         seen.texts.append(list(sentences))
         seen.held_out.append(None if held_out is None else list(held_out))
         seen.seeds.append(seed)
-        return Uniform(vocabulary, seed)
+        return Uniform(vocabulary, seed, epochs="9-converged" if max_epochs is None or max_epochs >= 9 else "1-cut")
 
     monkeypatch.setattr(LstmJudge, "train", train)
     return seen
@@ -218,6 +219,7 @@ class TestNeural:
     def test_a_judge_of_another_making_is_no_headline_judge(self, given: dict[str, object], training: Training) -> None:
         settings = {"protocol": "lstm-sentence", "decoding": "sample-t1", "resamples": 1, "data": "ptb"}
         assert fppl(self.SAMPLES, TRAIN, **settings).details["headline"]
+        assert fppl(self.SAMPLES, TRAIN, **settings, judge_epochs=50).details["headline"]  # it ended before
         score = fppl(self.SAMPLES, TRAIN, **settings, **given)
         assert not score.details["headline"]
         with pytest.raises(UsageError, match="are trained"):

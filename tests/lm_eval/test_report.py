@@ -106,6 +106,14 @@ def test_figures_of_different_sizes_are_measured_on_equal_ones(made: dict[str, l
     assert "on 100 sentences of each text" in found.notes[0]
 
 
+def test_without_sacrebleu_self_bleu_is_left_out_and_that_is_said(made: dict[str, list[str]], monkeypatch) -> None:
+    monkeypatch.setattr("textebm.lm_eval.report.find_spec", lambda name: None)
+    found = evaluate({"a": made["a"]}, made["test"], made["train"], limits=False, **SETTINGS)
+    assert found.entries[0].figures["self_bleu"] is None
+    assert any("sacrebleu is not installed" in note for note in found.notes)
+    assert "-" in found.table("text")
+
+
 def test_files_have_their_own_names(made: dict[str, list[str]], tmp_path: Path) -> None:
     paths = []
     for folder, text in (("x", "a"), ("y", "b")):

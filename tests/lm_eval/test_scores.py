@@ -11,7 +11,7 @@ import pytest
 import textebm.lm_eval
 from textebm._version import __version__
 from textebm.errors import DataError, UsageError
-from textebm.lm_eval import Corpus, NgramJudge, Signature, Vocabulary, fppl, rppl
+from textebm.lm_eval import Corpus, NgramJudge, Signature, Vocabulary, difference, fppl, rppl
 from textebm.lm_eval.scores import Score
 
 Made = dict[str, list[str]]
@@ -185,6 +185,32 @@ class TestDetails:
         assert score.details["real"]["copied_rate"] is None
 
 
+class TestDifference:
+    """Of two scores, from Python."""
+
+    def scores(self, texts: Made, metric: str, **given: object) -> list[Score]:
+        settings = {"lmplz": "built-in", "resamples": 50} | given
+        pairs = (texts["samples"], texts["test"])
+        if metric == "fppl":
+            return [fppl(samples, texts["train"], **settings) for samples in pairs]
+        return [rppl(samples, texts["test"], texts["train"], **settings) for samples in pairs]
+
+    @pytest.mark.parametrize(("metric", "method"), [("fppl", "independent-bootstrap"), ("rppl", "paired-bootstrap")])
+    def test_is_paired_where_both_score_the_same_sentences(self, metric: str, method: str, texts: Made) -> None:
+        first, second = self.scores(texts, metric)
+        found = difference(first, second, resamples=200)
+        assert found.difference == pytest.approx(first.score - second.score)
+        assert found.interval[0] < found.difference < found.interval[1]
+        assert found.method == method
+        assert 0 < found.p_value <= 1
+        assert difference(first, second, resamples=200) == found
+
+    def test_scores_that_do_not_compare_have_none(self, texts: Made) -> None:
+        first, second = (self.scores(texts, metric)[0] for metric in ("fppl", "rppl"))
+        with pytest.raises(UsageError, match="do not compare: they differ in metric"):
+            difference(first, second)
+
+
 class TestBadInput:
     @pytest.mark.parametrize("which", ["samples", "train", "test"])
     @pytest.mark.parametrize(("text", "said"), [([], "no sentence"), (["", " "], "no sentence|every sentence")])
@@ -200,11 +226,18 @@ class TestBadInput:
     def test_little_or_strange_text_is_no_error(self, measure: Callable[..., Score], samples: list[str]) -> None:
         assert 1 < measure(samples=samples).score < 1e6
 
+    def test_text_of_another_kind_is_told(self, measure: Callable[..., Score]) -> None:
+        assert any("no word of samples occurs" in warning for warning in measure(samples=["zzz qqq", ""]).warnings)
+        assert not any("no word" in warning for warning in measure(samples=["zzz w1"]).warnings)
+
     def test_words_outside_the_vocabulary_are_counted(self, measure: Callable[..., Score], texts: Made) -> None:
         score = measure(samples=[*texts["samples"], "zzz qqq"])
         assert score.details["samples"]["out_of_vocabulary"] >= 2
 
-    @pytest.mark.parametrize("given", [{"resamples": 0}, {"headline_n": 0}, {"protocol": "kenlm6"}])
+    @pytest.mark.parametrize(
+        "given",
+        [{"resamples": 0}, {"headline_n": 0}, {"protocol": "kenlm6"}, {"repeats": 0}, {"seed": -1}, {"max_length": 0}],
+    )
     def test_arguments(self, texts: Made, given: dict[str, object]) -> None:
         with pytest.raises(UsageError):
             fppl(texts["samples"], texts["train"], lmplz="built-in", **given)
