@@ -1,10 +1,11 @@
 """Rows of texts under several protocols, in one JSON file: real text, a plain language model, a model of textebm.
 
-    python scripts/judges.py --data ptb --protocols kenlm5 fang2019 --given "plain LSTM=lm.txt" --model runs/ptb-small
+    python scripts/judges.py --data ptb --protocols kenlm5 fang2019 --plain-lm lm.txt --model runs/ptb-small
 
-Every score is what `textebm fppl` and `textebm rppl` print. A given text holds sentences drawn at temperature 1, as
-many as there are real training sentences; --model is a run, whose samples are drawn as each protocol prescribes. The
-real row stands beside every score. The file is written anew after each row, so that what is measured is kept.
+Every score is what `textebm fppl` and `textebm rppl` print. --plain-lm draws sentences from the LSTM judge of the real
+training split itself, at temperature 1 and as many as there are training sentences, unless the file is there already;
+--given names other texts of that kind; --model is a run, whose samples are drawn as each protocol prescribes. The real
+row stands beside every score. The file is written anew after each row, so that what is measured is kept.
 """
 
 import argparse
@@ -12,13 +13,18 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from textebm import checkpoint, hardware
-from textebm.lm_eval.protocols import PROTOCOLS
+from textebm.data.registry import resolve
+from textebm.lm_eval import Corpus, Vocabulary
+from textebm.lm_eval.judging import JudgeOptions, sample_judge, train_judge
+from textebm.lm_eval.protocols import LSTM_SENTENCE, PROTOCOLS
 
 METRICS = ("fppl", "rppl")
+PLAIN_LM = "plain LSTM language model"
 
 
 def main() -> None:
@@ -30,6 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--fppl-only", nargs="*", choices=PROTOCOLS, default=[], help="protocols whose RPPL is left out"
     )
+    parser.add_argument("--plain-lm", type=Path, help="file for sentences of the LSTM judge itself")
     parser.add_argument("--given", nargs="*", default=[], metavar="NAME=FILE", help="texts sampled at temperature 1")
     parser.add_argument("--model", help="run folder of a model")
     parser.add_argument("--model-name", default="a textebm model", help="what the model's row is called")
@@ -37,7 +44,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("results/judges-ptb.json"))
     chosen = parser.parse_args()
-    texts = dict(given.split("=", 1) for given in chosen.given)
+    texts = {PLAIN_LM: str(chosen.plain_lm)} if chosen.plain_lm else {}
+    texts |= dict(given.split("=", 1) for given in chosen.given)
+    if chosen.plain_lm and not chosen.plain_lm.exists():
+        draw_plain_lm(chosen)
     started = time.monotonic()
     rows: list[dict[str, Any]] = []
     result = {
@@ -66,6 +76,17 @@ def main() -> None:
     print(chosen.output)
 
 
+def draw_plain_lm(chosen: argparse.Namespace) -> None:
+    """Sentences of the LSTM judge of the real training split, which is trained unless it is kept from before."""
+    corpus = resolve(chosen.data, chosen.data_dir)
+    train, valid = (Corpus(partial(corpus.sentences, split), split) for split in ("train", "valid"))
+    options = JudgeOptions(data=corpus.name, epochs=chosen.judge_epochs)
+    vocabulary = Vocabulary.from_sentences(train)
+    judge = train_judge(LSTM_SENTENCE, train, valid, vocabulary, options, chosen.seed)
+    sentences = sample_judge(judge, LSTM_SENTENCE, train, sum(1 for _ in train), chosen.seed, options)
+    checkpoint.write_text(chosen.plain_lm, "".join(f"{sentence}\n" for sentence in sentences))
+
+
 def score(metric: str, protocol: str, chosen: argparse.Namespace, text: str | None) -> dict[str, Any]:
     """The score of a given text, or of the model, as the command prints it."""
     words = [metric, "--protocol", protocol, "--data", chosen.data, "--seed", str(chosen.seed)]
@@ -85,6 +106,7 @@ def described(chosen: argparse.Namespace) -> str:
     names = [given.split("=", 1)[0] for given in chosen.given]
     words = ["python scripts/judges.py --data", chosen.data, "--protocols", *chosen.protocols]
     words += ["--fppl-only", *chosen.fppl_only] if chosen.fppl_only else []
+    words += ["--plain-lm FILE"] if chosen.plain_lm else []
     words += ["--given", *(f'"{name}=FILE"' for name in names)] if names else []
     words += ["--model RUN"] if chosen.model else []
     words += [f"--judge-epochs {chosen.judge_epochs}"] if chosen.judge_epochs else []
