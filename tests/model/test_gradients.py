@@ -45,6 +45,10 @@ def test_potential_of_the_ebm_prior(prior, slope, generator, activation, depth, 
     torch.testing.assert_close(value, (-made.tilt(z) + z.square().sum(1) / (2 * sigma**2)).detach())
     torch.testing.assert_close(gradient, slope(lambda point: made.potential(point)[0], z), **DIFFERENCES)
     assert (gradient - z / sigma**2).abs().max() > 0.01  # the tilt takes part
+    point = z.clone().requires_grad_()
+    tilt = made.tilt(point)
+    expected = z / sigma**2 - torch.autograd.grad(tilt.sum(), point)[0]
+    torch.testing.assert_close(gradient, expected, **EXACT)
 
 
 def test_potential_of_the_gaussian_prior(slope, generator):

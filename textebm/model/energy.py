@@ -5,6 +5,7 @@ Source: Pang et al., NeurIPS 2020, equation 2.
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -15,6 +16,19 @@ from textebm.config import PriorConfig
 from textebm.model import langevin
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "lrelu": nn.LeakyReLU}
+
+LEAK = 0.2
+"""Slope of a leaky rectifier below 0."""
+
+Through = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The gradient before an activation, given that after it, the activation's argument, and its value."""
+
+BACKWARD: dict[str, Through] = {
+    "gelu": lambda slope, argument, value: torch.ops.aten.gelu_backward(slope, argument),
+    "silu": lambda slope, argument, value: torch.ops.aten.silu_backward(slope, argument),
+    "tanh": lambda slope, argument, value: torch.ops.aten.tanh_backward(slope, value),
+    "lrelu": lambda slope, argument, value: torch.ops.aten.leaky_relu_backward(slope, argument, LEAK, False),
+}
 
 
 class GaussianPrior(nn.Module):
@@ -77,7 +91,7 @@ class EBMPrior(GaussianPrior):
         sizes = [config.latent_dim, *[config.width] * config.depth]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), activation(0.2) if activation is nn.LeakyReLU else activation()]
+            layers += [nn.Linear(inputs, outputs), activation(LEAK) if activation is nn.LeakyReLU else activation()]
         self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
     def tilt(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
@@ -89,12 +103,28 @@ class EBMPrior(GaussianPrior):
         self, z: Float[Tensor, "batch latent"]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
         """U(z) = −f(z) + ‖z‖²/2σ² and its gradient, as a `langevin.Potential`."""
-        with torch.enable_grad():
-            point = z.detach().requires_grad_()
-            tilt = self.tilt(point)
-            (slope,) = torch.autograd.grad(tilt.sum(), point)
+        tilt, slope = self.tilt_and_slope(z)
         reference, gradient = super().potential(z)
-        return reference - tilt.detach(), gradient - slope
+        return reference - tilt, gradient - slope
+
+    @torch.no_grad()
+    def tilt_and_slope(
+        self, z: Float[Tensor, "batch latent"]
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+        """f(z) and ∇f(z), layer by layer: a chain of many small steps would spend its time on an autograd graph."""
+        *hidden, last = [layer for layer in self.mlp if isinstance(layer, nn.Linear)]
+        activations = [layer for layer in self.mlp if not isinstance(layer, nn.Linear)]
+        value, passed = z, []
+        for layer, activation in zip(hidden, activations, strict=True):
+            argument = nn.functional.linear(value, layer.weight, layer.bias)
+            value = activation(argument)
+            passed.append((argument, value))
+        tilt = nn.functional.linear(value, last.weight, last.bias).squeeze(1)
+        slope = last.weight.detach().expand(len(z), -1)
+        through = BACKWARD[self.config.activation]
+        for layer, (argument, value) in zip(reversed(hidden), reversed(passed), strict=True):
+            slope = through(slope, argument, value) @ layer.weight
+        return tilt, slope
 
     def chain(self, steps: int | None = None) -> langevin.Schedule:
         """The schedule of the prior chain; `steps` overrides its length K0."""

@@ -360,5 +360,6 @@ def differentiable(
     bias: Float[Tensor, " gates"] | None,
 ) -> Float[Tensor, "tokens hidden"]:
     """Hidden states, differentiable once in every tensor given (see `PackedRecurrence`)."""
-    result: Tensor = _Differentiable.apply(cell_name, packing, dtype, inputs, per_sentence, hidden, cell, weight, bias)
+    tensors = (inputs, per_sentence, hidden, cell, weight, bias)
+    result: Tensor = _Differentiable.apply(cell_name, packing, dtype, *tensors)  # type: ignore[no-untyped-call]
     return result

@@ -22,7 +22,7 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 FIRST_OUTPUT = EOS  # the generator never writes <pad> or <bos>: its classes are the ids from here on
 
-Path = Literal["fast", "plain"]
+Computation = Literal["fast", "plain"]
 
 State = tuple[Tensor, ...]
 """Recurrent state: (h,) of a GRU or (h, c) of an LSTM, each (1, batch, hidden)."""
@@ -143,16 +143,23 @@ class RecurrentGenerator(Generator):
         self, words: Int[Tensor, " batch"], z: Float[Tensor, "batch latent"], state: State
     ) -> tuple[Float[Tensor, "batch classes"], State]:
         """Logits of the next word (class k is token id k + FIRST_OUTPUT) after one more word, and the new state."""
-        outputs, state = self.hidden_states(self.embedding(words)[:, None], z, state)
-        logits: Tensor = self.output(outputs[:, 0])
+        hidden, state = self.next_hidden(words, z, state)
+        logits: Tensor = self.output(hidden)
         return logits, state
+
+    def next_hidden(
+        self, words: Int[Tensor, " batch"], z: Float[Tensor, "batch latent"], state: State
+    ) -> tuple[Float[Tensor, "batch hidden"], State]:
+        """What the output layer makes the next word's logits of, after one more word, and the new state."""
+        outputs, state = self.hidden_states(self.embedding(words)[:, None], z, state)
+        return outputs[:, 0], state
 
     def condition(
         self,
         x: TextBatch,
         generator: torch.Generator | None = None,
         precision: softmax.Precision = "fp32",
-        path: Path = "fast",
+        path: Computation = "fast",
         candidates: Candidates | None = None,
     ) -> "ConditionedText":
         """log p(x|z) of a batch of sentences as a function of z.

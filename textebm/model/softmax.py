@@ -167,19 +167,18 @@ class _LogProb(torch.autograd.Function):
         hidden, weight, bias, targets, normaliser = ctx.saved_tensors
         output = prepare(weight, bias, ctx.precision)
         rows = operand(hidden, output)
-        scaled = torch.cat([hidden * slope[:, None], slope[:, None]], dim=1).to(output.rows.dtype)
-        of_hidden, of_output = torch.zeros_like(hidden), weight.new_empty(len(weight), weight.shape[1] + 1)
+        scaled = (hidden * -slope[:, None]).to(output.rows.dtype)
+        of_hidden, of_weight, of_bias = torch.zeros_like(hidden), torch.empty_like(weight), torch.empty_like(bias)
         for classes in _blocks(len(weight), len(hidden), FEWEST_CLASSES, hidden.device):
             excess = logits(rows, output, classes).to(hidden.dtype).sub_(normaliser[:, None]).exp_()  # probabilities
             place = targets - classes.start
             inside = (place >= 0) & (place < classes.stop - classes.start)
             place = place.clamp(0, classes.stop - classes.start - 1)
             excess.scatter_add_(1, place[:, None], -inside.to(hidden.dtype)[:, None])  # minus 1 at the target
+            of_bias[classes] = -slope @ excess
             product = excess.to(output.rows.dtype)
-            of_output[classes] = product.T @ scaled
+            of_weight[classes] = product.T @ scaled
             of_hidden += product @ output.rows[classes]
-        of_output.neg_()
-        of_weight, of_bias = of_output[:, :-1], of_output[:, -1]
         of_hidden.mul_(-slope[:, None])
         return of_hidden, of_weight, of_bias, None, None
 
