@@ -23,6 +23,13 @@ LEAK = 0.2
 Through = Callable[[Tensor, Tensor, Tensor], Tensor]
 """The gradient before an activation, given that after it, the activation's argument, and its value."""
 
+FORWARD: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+    "tanh": torch.tanh,
+    "lrelu": lambda argument: nn.functional.leaky_relu(argument, LEAK),
+}
+
 BACKWARD: dict[str, Through] = {
     "gelu": lambda slope, argument, value: torch.ops.aten.gelu_backward(slope, argument),
     "silu": lambda slope, argument, value: torch.ops.aten.silu_backward(slope, argument),
@@ -54,7 +61,7 @@ class GaussianPrior(nn.Module):
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
         """U(z) = −f(z) + ‖z‖²/2σ² and its gradient, as a `langevin.Potential`."""
         gradient = z / self.config.sigma**2
-        return 0.5 * (z * gradient).sum(1), gradient
+        return (z * gradient).sum(1).mul_(0.5), gradient
 
     def sample_reference(self, n: int, generator: torch.Generator) -> Float[Tensor, "{n} latent"]:
         """Exact samples of the reference Gaussian, where every chain starts."""
@@ -103,28 +110,41 @@ class EBMPrior(GaussianPrior):
         self, z: Float[Tensor, "batch latent"]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
         """U(z) = −f(z) + ‖z‖²/2σ² and its gradient, as a `langevin.Potential`."""
-        tilt, slope = self.tilt_and_slope(z)
-        reference, gradient = super().potential(z)
-        return reference - tilt, gradient - slope
+        return self.frozen()(z)
 
-    @torch.no_grad()
-    def tilt_and_slope(
-        self, z: Float[Tensor, "batch latent"]
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
-        """f(z) and ∇f(z), layer by layer: a chain of many small steps would spend its time on an autograd graph."""
-        *hidden, last = [layer for layer in self.mlp if isinstance(layer, nn.Linear)]
-        activations = [layer for layer in self.mlp if not isinstance(layer, nn.Linear)]
-        value, passed = z, []
-        for layer, activation in zip(hidden, activations, strict=True):
-            argument = nn.functional.linear(value, layer.weight, layer.bias)
-            value = activation(argument)
-            passed.append((argument, value))
-        tilt = nn.functional.linear(value, last.weight, last.bias).squeeze(1)
-        slope = last.weight.detach().expand(len(z), -1)
-        through = BACKWARD[self.config.activation]
-        for layer, (argument, value) in zip(reversed(hidden), reversed(passed), strict=True):
-            slope = through(slope, argument, value) @ layer.weight
-        return tilt, slope
+    def frozen(self) -> langevin.Potential:
+        """The potential with the weights of now, layer by layer: many small steps need no autograd graph."""
+        *hidden, (last, offset) = self._layers()
+        forward, through = FORWARD[self.config.activation], BACKWARD[self.config.activation]
+        precision = 1 / self.config.sigma**2
+
+        @torch.no_grad()
+        def potential(
+            z: Float[Tensor, "batch latent"],
+        ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+            value, passed = z, []
+            for weight, bias in hidden:
+                argument = torch.addmm(bias, value, weight.T)
+                value = forward(argument)
+                passed.append((weight, argument, value))
+            tilt = torch.addmv(offset, value, last[0])
+            slope = last.expand(len(z), -1).contiguous()  # kernels are slow on rows that are one and the same
+            for weight, argument, value in reversed(passed):
+                slope = through(slope, argument, value) @ weight
+            energy = torch.linalg.vecdot(z, z).mul_(0.5 * precision).sub_(tilt)
+            return energy, torch.sub(z, slope) if precision == 1 else torch.sub(z * precision, slope)
+
+        return potential
+
+    def move(
+        self, start: Float[Tensor, "batch latent"], generator: torch.Generator, steps: int | None = None
+    ) -> Float[Tensor, "batch latent"]:
+        """Where the short-run chain leads from given points."""
+        return langevin.run(start, self.frozen(), self.chain(steps), generator)
+
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each linear layer, detached."""
+        return [(m.weight.detach(), m.bias.detach()) for m in self.mlp if isinstance(m, nn.Linear)]
 
     def chain(self, steps: int | None = None) -> langevin.Schedule:
         """The schedule of the prior chain; `steps` overrides its length K0."""
