@@ -275,6 +275,33 @@ def bucketed_batches(
     return [batches[index] for index in random.permutation(len(batches))]
 
 
+def token_batches(
+    lengths: npt.NDArray[np.integer], batch_tokens: int, seed: int, epoch: int
+) -> list[npt.NDArray[np.int64]]:
+    """Indices of the sentences in shuffled batches of similar length that are bounded by words, not by sentences.
+
+    A batch of n sentences, the longest of w words, counts n (w + 1) tokens: padding and ends of sentence included. A
+    sentence that is longer than the bound is a batch by itself. All sentences are sorted by length, equal lengths in a
+    new random order each epoch, and cut as late as the bound allows: so every epoch has as many batches as any other.
+
+    Args:
+        lengths: (sentences,) words of each sentence.
+        batch_tokens: most tokens of a batch.
+        seed: of the run's data order.
+        epoch: each epoch has another order.
+    """
+    random = np.random.default_rng([seed, epoch])
+    shuffled = random.permutation(len(lengths))
+    order = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+    cuts, begin = [], 0
+    for place, length in enumerate(lengths[order].tolist()):
+        if place > begin and (place - begin + 1) * (length + 1) > batch_tokens:
+            cuts.append(place)
+            begin = place
+    batches = np.split(order, cuts)
+    return [batches[index] for index in random.permutation(len(batches))]
+
+
 def sequential_batches(lengths: npt.NDArray[np.integer], batch_size: int) -> list[npt.NDArray[np.int64]]:
     """Indices of the sentences in batches from the shortest sentence to the longest, for evaluation."""
     return _cut(np.argsort(lengths, kind="stable"), batch_size)

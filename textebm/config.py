@@ -11,7 +11,9 @@ import types
 import typing
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
 
 from textebm.errors import ConfigError
 
@@ -138,7 +140,7 @@ class InferenceConfig:
 class OptimiserConfig:
     """Adam for both parts, each with its own rate, decay and clipping."""
 
-    kind: Literal["fused", "plain", "apex"] = "fused"
+    kind: Annotated[Literal["fused", "plain", "apex"], tyro.conf.arg(aliases=("--optimizer",))] = "fused"
     """Whose Adam: torch's fused kernel, torch's plain loop, or NVIDIA Apex's FusedAdam (where it is installed)."""
     lr: float = 1e-3
     """Learning rate of the generator."""

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from textebm import checkpoint, evaluation, generation, hardware
 from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
+from textebm.data.prefetch import ahead
 from textebm.data.registry import Corpus, Split
-from textebm.data.text import EncodedText, bucketed_batches, build_tokenizer, encode, load_tokenizer
+from textebm.data.text import EncodedText, bucketed_batches, build_tokenizer, encode, load_tokenizer, token_batches
 from textebm.errors import CheckpointError, ConfigError, DataError, DivergenceError, UsageError
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner, StepReport
@@ -132,17 +135,22 @@ def train(
     """
     run = _Run(config, corpus, run_dir, limits or Limits(), torch.device(device), observer or Silent())
     run.start(resume)
-    lengths = run.splits.train.lengths
     while not run.finished():
-        batches = bucketed_batches(lengths, config.batch_size, config.seed, run.progress.epoch)
-        for batch in batches[run.progress.batch :]:
+        rest = epoch_batches(config, run.splits.train, run.progress.epoch)[run.progress.batch :]
+        for x in ahead(lambda rows: run.splits.train.batch(rows).to(run.device), rest):
             if run.finished():
                 break
-            x = run.splits.train.batch(batch).to(run.device)
-            run.after_step(run.learner.step(x, run.progress.step), int(lengths[batch].sum()) + len(batch))
+            run.after_step(run.learner.step(x, run.progress.step), int(x.lengths.sum()))
         else:
             run.end_epoch()
     return run.end()
+
+
+def epoch_batches(config: Config, text: EncodedText, epoch: int) -> list[NDArray[np.int64]]:
+    """The sentences of each batch of an epoch, in order: a pure function, so that a resumed run sees the same ones."""
+    if config.batch_tokens is not None:
+        return token_batches(text.lengths, config.batch_tokens, config.seed, epoch)
+    return bucketed_batches(text.lengths, config.batch_size, config.seed, epoch)
 
 
 class _Run:
@@ -173,7 +181,7 @@ class _Run:
                     f"own: {', '.join(changed)}"
                 )
         self.splits = load_splits(self.corpus, self.config, load_tokenizer(last) if last is not None else None)
-        self.steps_per_epoch = math.ceil(len(self.splits.train) / self.config.batch_size)
+        self.steps_per_epoch = len(epoch_batches(self.config, self.splits.train, 0))  # as many in every epoch
         self.model = LatentEBM.from_pretrained(last) if last is not None else self._new_model()
         self.model.to(self.device).train()
         self.learner = Learner(self.model, self.config, self.steps_per_epoch)

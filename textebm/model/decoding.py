@@ -97,7 +97,7 @@ def invert(probabilities: Float[Tensor, "batch classes"], uniform: Float[Tensor,
     """
     classes = probabilities.shape[1]
     whole = classes // GROUP * GROUP
-    masses = probabilities[:, :whole].unflatten(1, (-1, GROUP)).sum(2)
+    masses = probabilities[:, :whole].reshape(len(probabilities), -1, GROUP).sum(2)
     masses = torch.cat([masses, probabilities[:, whole:].sum(1, keepdim=True)], dim=1)
     upto = nn.functional.pad(masses.cumsum(1, dtype=torch.float64), (1, 0))  # (batch, 1 + groups)
     mark = uniform[:, None] * upto[:, -1:]

@@ -41,6 +41,11 @@ class TextBatch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "TextBatch":
         """The same batch on `device`; lengths stay where they are, so that to plan is not to wait for a GPU."""
+        if torch.device(device).type == "cuda" and not self.inputs.is_cuda:  # only pinned memory is copied in passing
+            return TextBatch(self.inputs.pin_memory(), self.targets.pin_memory(), self.lengths)._moved(device)
+        return self._moved(device)
+
+    def _moved(self, device: torch.device | str) -> "TextBatch":
         inputs, targets = (t.to(device, non_blocking=True) for t in (self.inputs, self.targets))
         return TextBatch(inputs, targets, self.lengths)
 
