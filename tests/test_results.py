@@ -11,7 +11,8 @@ from textebm.config import load_config
 from textebm.lm_eval import Signature
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = sorted((ROOT / "results").glob("*.json"))
+BENCHMARKS = sorted((ROOT / "results").glob("bench-*.json"))
+RESULTS = sorted(set((ROOT / "results").glob("*.json")) - set(BENCHMARKS))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -49,6 +50,17 @@ def test_a_score_has_its_signature_its_interval_and_real_text_beside(path: Path,
     details = score["details"]
     assert details["headline"] and signature["n"] == str(details["headline_sentences"])
     assert details["real_row"]["perplexity"] < score["score"]
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_a_row_of_a_benchmark_says_how_it_was_obtained(path: Path) -> None:
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    assert len({row["name"] for row in rows}) == len(rows)
+    figures = {"ours_s", "reference_s", "ratio", "min", "max", "repeats"}
+    for row in rows:
+        assert {"name", "device", "dtype", "threads", "shapes", "versions", "commit"} | figures <= row.keys()
+        if row["min"] is not None:
+            assert row["min"] <= row["ratio"] <= row["max"]
 
 
 def test_the_readme_quotes_the_results() -> None:

@@ -5,7 +5,7 @@ Source: Pang et al., NeurIPS 2020, equation 2.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import pairwise
 
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from textebm.config import PriorConfig
-from textebm.model import langevin
+from textebm.model import graphs, langevin
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "lrelu": nn.LeakyReLU}
 
@@ -63,6 +63,10 @@ class GaussianPrior(nn.Module):
         gradient = z / self.config.sigma**2
         return (z * gradient).sum(1).mul_(0.5), gradient
 
+    def frozen(self) -> langevin.Potential:
+        """The potential with the weights of now; a chain asks for it once and then calls it at every step."""
+        return self.potential
+
     def sample_reference(self, n: int, generator: torch.Generator) -> Float[Tensor, "{n} latent"]:
         """Exact samples of the reference Gaussian, where every chain starts."""
         size, like = (n, self.config.latent_dim), self.origin
@@ -100,6 +104,7 @@ class EBMPrior(GaussianPrior):
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), activation(LEAK) if activation is nn.LeakyReLU else activation()]
         self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+        self.recorded: dict[Hashable, graphs.Chain] = {}
 
     def tilt(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
         """f(z), in nats."""
@@ -140,7 +145,16 @@ class EBMPrior(GaussianPrior):
         self, start: Float[Tensor, "batch latent"], generator: torch.Generator, steps: int | None = None
     ) -> Float[Tensor, "batch latent"]:
         """Where the short-run chain leads from given points."""
-        return langevin.run(start, self.frozen(), self.chain(steps), generator)
+        plan = self.chain(steps)
+        if not graphs.possible(start) or plan.steps == 0:
+            return langevin.run(start, self.frozen(), plan, generator)
+        places = tuple(p.data_ptr() for p in self.parameters())  # a recording reads weights where they were
+        key = (start.shape, start.dtype, start.device, plan, places)
+        if key not in self.recorded:
+            while len(self.recorded) >= graphs.MOST_CHAINS:
+                self.recorded.pop(next(iter(self.recorded)))
+            self.recorded[key] = graphs.Chain(start, self.frozen(), plan)
+        return self.recorded[key].run(start, generator)
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of each linear layer, detached."""

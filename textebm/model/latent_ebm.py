@@ -94,7 +94,7 @@ class LatentEBM(nn.Module):
         config = self.config.inference
         config = config if steps is None else dataclasses.replace(config, steps=steps)
         conditioned = self.condition(x)
-        z, _ = inference.short_run_posterior(self.prior, lambda: conditioned, len(x.lengths), config, generator)
+        z, _ = inference.short_run_posterior(self.prior, conditioned, len(x.lengths), config, generator)
         return z
 
     def log_prob(self, x: TextBatch, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:

@@ -132,14 +132,17 @@ class Learner:
         masks = stream(config.seed, "dropout", number, device=device)
         conditioned = self.model.condition(x, masks, config.precision, config.computation, self._candidates(number))
 
-        def likelihood() -> ConditionedText:
-            return conditioned if config.inference.dropout_mask == "chain" else conditioned.with_fresh_masks(masks)
+        fresh = config.inference.dropout_mask == "step"
+
+        def of_step() -> ConditionedText:
+            return conditioned.with_fresh_masks(masks)
 
         noise = stream(config.seed, "posterior", number, device=device)
+        settings = annealed(config.inference, number)
         z, start = inference.short_run_posterior(
-            self.model.prior, likelihood, len(x.lengths), annealed(config.inference, number), noise
+            self.model.prior, of_step if fresh else conditioned, len(x.lengths), settings, noise
         )
-        return likelihood(), start, z
+        return of_step() if fresh else conditioned, start, z
 
     def _candidates(self, number: int) -> Candidates | None:
         """What draws the words of the chain's sampled softmax, where it is sampled."""

@@ -242,6 +242,8 @@ class ConditionedText(ConditionedLikelihood):
 class FastText(ConditionedText):
     """Packed sentences, analytic gradients, a softmax in blocks; no autograd graph along a chain."""
 
+    recordable = True
+
     def _prepare(self) -> None:
         self.chain: _Chain | None = None  # made when first asked for: the learner alone does not need it
 
