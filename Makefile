@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -15,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types wheel demo clean
+.PHONY: help setup test lint types wheel demo bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +56,12 @@ $(WHEEL_READY): $(READY) $(SOURCES) README.md LICENSE
 
 demo: $(READY)  ## a real training run on the embedded corpus, sentences, FPPL and RPPL; under 10 minutes on 2 cores
 	bash scripts/demo.sh
+
+# Peers that are not installed are named as skipped; pip install -c constraints.txt -e '.[bench]' brings them.
+bench: $(READY)  ## every benchmark against its reference, into results/bench-HARDWARE.json; BENCH_ARGS="--quick" for a try
+	for program in $$(grep -l '__name__ == "__main__"' benchmarks/*.py); do \
+	  $(BIN)/python $$program $(BENCH_ARGS) || exit 1; \
+	done
 
 clean:  ## remove what the targets above made in this folder, .venv included; runs/ stays
 	rm -rf $(VENV) build dist textebm.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

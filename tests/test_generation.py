@@ -51,7 +51,7 @@ class TestGenerate:
 
     def test_more_than_one_batch(self, loaded, monkeypatch: pytest.MonkeyPatch) -> None:
         """Batches have streams of their own: no two are the same, and one does not depend on those after it."""
-        monkeypatch.setattr(generation, "BATCH", 8)
+        monkeypatch.setattr(generation, "WRITTEN_AT_ONCE", 8)
         model, tokenizer = loaded
         samples = list(generation.generate(model, tokenizer, 21, seed=1))
         assert len(samples) == 21

@@ -14,10 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = [
     path
     for path in sorted((ROOT / "results").glob("*.json"))
-    if not path.stem.startswith(("bench-", "calibration-", "judges-"))  # which are no experiments
+    if not path.stem.startswith(("bench-", "calibration-", "corpus-", "judges-"))  # which are no experiments
 ]
 CALIBRATIONS = sorted((ROOT / "results").glob("calibration-*.json"))
 JUDGES = sorted((ROOT / "results").glob("judges-*.json"))
+BENCHMARKS = sorted((ROOT / "results").glob("bench-*.json"))
 
 
 def read(path: Path) -> Any:
@@ -91,6 +92,17 @@ def test_a_calibration_says_how_it_was_obtained_and_what_is_known(path: Path) ->
         assert low < row["score"] < high
         known = row["details"]["known"]
         assert known["difference"] == pytest.approx(row["score"] / known["perplexity"] - 1)
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_a_row_of_a_benchmark_says_how_it_was_obtained(path: Path) -> None:
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    assert len({row["name"] for row in rows}) == len(rows)
+    figures = {"ours_s", "reference_s", "ratio", "min", "max", "repeats"}
+    for row in rows:
+        assert {"name", "device", "dtype", "threads", "shapes", "versions", "commit"} | figures <= row.keys()
+        if row["min"] is not None:
+            assert row["min"] <= row["ratio"] <= row["max"]
 
 
 def test_the_readme_quotes_the_results() -> None:

@@ -11,7 +11,9 @@ import types
 import typing
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
 
 from textebm.errors import ConfigError
 
@@ -122,6 +124,8 @@ class InferenceConfig:
     """Learning steps over which that factor rises to 1."""
     dropout_mask: Literal["chain", "step"] = "chain"
     """One dropout mask for the whole chain and the learner's step, or a fresh one at every step."""
+    sampled_softmax: int = 0
+    """Words beside the batch's own that stand for the vocabulary in training chains (0: all, the exact softmax)."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "inference.steps", self.steps, "1 or more")
@@ -129,12 +133,15 @@ class InferenceConfig:
         _require_schedule("inference.temperature", self.temperature, zero_allowed=True)
         _require(0 <= self.annealing_start <= 1, "inference.annealing_start", self.annealing_start, "in [0, 1]")
         _require(self.annealing_steps >= 0, "inference.annealing_steps", self.annealing_steps, "0 or more")
+        _require(self.sampled_softmax >= 0, "inference.sampled_softmax", self.sampled_softmax, "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimiserConfig:
     """Adam for both parts, each with its own rate, decay and clipping."""
 
+    kind: Annotated[Literal["fused", "plain", "apex"], tyro.conf.arg(aliases=("--optimizer",))] = "fused"
+    """Whose Adam: torch's fused kernel, torch's plain loop, or NVIDIA Apex's FusedAdam (where it is installed)."""
     lr: float = 1e-3
     """Learning rate of the generator."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -220,12 +227,16 @@ class Config:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     batch_size: int = 64
     """Sentences in a batch."""
+    batch_tokens: int | None = None
+    """Words in a batch, padding and ends of sentence included; then batch_size says nothing."""
     epochs: int = 30
     """Passes over the training split; learning-rate schedules end here."""
     seed: int = 0
     """Seed of every random stream."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the vocabulary-sized products; sums and the rest stay in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What the generator's matrix products take in training; weights, states and sums stay in fp32."""
+    computation: Literal["fast", "plain"] = "fast"
+    """How p(x|z) and its gradients are computed; plain: straightforward autograd, to check the fast way by."""
 
     def __post_init__(self) -> None:
         _require(self.vocab_size >= 5, "vocab_size", self.vocab_size, "at least 5: four special tokens and one word")
@@ -244,6 +255,7 @@ class Config:
         )
         _require(self.max_length is None or self.max_length >= 1, "max_length", self.max_length, "at least 1")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
 

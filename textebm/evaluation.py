@@ -104,7 +104,7 @@ def _validate_batch(model: LatentEBM, x: TextBatch, seed: int, number: int) -> F
     n = len(x.lengths)
     conditioned = model.condition(x)
     noise = stream(seed, "evaluation", number, 0, device=model.device)
-    posterior, start = inference.short_run_posterior(model.prior, lambda: conditioned, n, model.config.inference, noise)
+    posterior, start = inference.short_run_posterior(model.prior, conditioned, n, model.config.inference, noise)
     moves = stream(seed, "evaluation", number, 1, device=model.device)
     gaussian = model.prior.sample_reference(n, moves)
     prior = model.prior.move(gaussian, moves)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 BATCH = 256
-"""Sentences written at once; part of what a seed means, since each batch has its own random streams."""
+"""Sentences inferred at once; part of what a seed means, since each batch has its own random streams."""
+WRITTEN_AT_ONCE = 1024
+"""Sentences generated at once, part of what a seed means too. Finished ones leave, so the batch begins large."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +63,8 @@ def generate(
         prior_steps: length of the prior chain (default: K0 as in training).
     """
     decoding = decoding or Decoding(max_length=model.config.longest)
-    for number, begin in enumerate(range(0, n, BATCH)):
-        size = min(BATCH, n - begin)
+    for number, begin in enumerate(range(0, n, WRITTEN_AT_ONCE)):
+        size = min(WRITTEN_AT_ONCE, n - begin)
         z = model.sample_prior(size, stream(seed, "prior", number, device=model.device), prior_steps)
         words = decode(model.generator, z, decoding, stream(seed, "decoding", number, device=model.device))
         for ids, energy in zip(words, model.energy(z).tolist(), strict=True):

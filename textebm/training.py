@@ -9,15 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from textebm import checkpoint, evaluation, generation, hardware
 from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
 from textebm.data import cache
+from textebm.data.prefetch import ahead
 from textebm.data.registry import SPLITS, Corpus
-from textebm.data.text import EncodedText, EncodingOptions, bucketed_batches
+from textebm.data.text import EncodedText, EncodingOptions, bucketed_batches, token_batches
 from textebm.data.vocabulary import load_tokenizer
 from textebm.errors import CheckpointError, ConfigError, DivergenceError, UsageError
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
@@ -149,15 +152,29 @@ def train(
     run.start(resume)
     text = run.splits.train
     while not run.finished():
-        progress = run.progress
-        for batch in bucketed_batches(text.lengths, config.batch_size, config.seed, progress.epoch, progress.batch):
+        rest = epoch_batches(config, text, run.progress.epoch, run.progress.batch)
+        for x in ahead(lambda rows: text.batch(rows).to(run.device), rest):
             if run.finished():
                 break
-            x = text.batch(batch)
-            run.after_step(run.learner.step(x.to(run.device), run.progress.step), int(x.lengths.sum()))
+            run.after_step(run.learner.step(x, run.progress.step), int(x.lengths.sum()))
         else:
             run.end_epoch()
     return run.end()
+
+
+def epoch_batches(config: Config, text: EncodedText, epoch: int, first: int = 0) -> Iterator[NDArray[np.int64]]:
+    """The sentences of each batch of an epoch from batch `first` on: a pure function, so resuming is exact."""
+    if config.batch_tokens is not None:
+        yield from token_batches(text.lengths, config.batch_tokens, config.seed, epoch)[first:]
+    else:
+        yield from bucketed_batches(text.lengths, config.batch_size, config.seed, epoch, first)
+
+
+def batches_an_epoch(config: Config, text: EncodedText) -> int:
+    """How many batches there are in every epoch."""
+    if config.batch_tokens is not None:
+        return len(token_batches(text.lengths, config.batch_tokens, config.seed, 0))
+    return math.ceil(len(text) / config.batch_size)
 
 
 class _Run:
@@ -192,7 +209,7 @@ class _Run:
             self._check_contents(last)
         tokenizer = load_tokenizer(last) if last is not None else None
         self.splits = load_splits(self.corpus, self.config, tokenizer, self._prepared)
-        self.steps_per_epoch = math.ceil(len(self.splits.train) / self.config.batch_size)
+        self.steps_per_epoch = batches_an_epoch(self.config, self.splits.train)
         self.model = LatentEBM.from_pretrained(last) if last is not None else self._new_model()
         self.model.to(self.device).train()
         self.learner = Learner(self.model, self.config, self.steps_per_epoch)

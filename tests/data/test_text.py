@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from textebm.data import text as text_module
 from textebm.data.registry import resolve
-from textebm.data.text import bucketed_batches, encode, permuted, sequential_batches
+from textebm.data.text import bucketed_batches, encode, permuted, sequential_batches, token_batches
 from textebm.data.vocabulary import build_tokenizer, decode
 from textebm.errors import ConfigError, DataError
 from textebm.model.recurrent import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
@@ -287,3 +287,42 @@ def test_sequential_batches_rise_in_length():
     lengths = ptb_like_lengths(1000)
     ordered = lengths[np.concatenate(sequential_batches(lengths, 64))]
     assert (np.diff(ordered) >= 0).all()
+
+
+# --- batches bounded by words ---
+
+
+@pytest.mark.parametrize("bound", [1, 50, 700, 10**9])
+def test_token_batches_are_a_partition_within_the_bound(bound):
+    lengths = ptb_like_lengths(3000)
+    batches = token_batches(lengths, bound, 0, 0)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(3000))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * (lengths[batch].max() + 1) <= bound
+
+
+def test_every_epoch_has_as_many_token_batches():
+    lengths = ptb_like_lengths(3000)
+    assert {len(token_batches(lengths, 700, seed, epoch)) for seed in range(3) for epoch in range(5)} == {
+        len(token_batches(lengths, 700, 0, 0))
+    }
+
+
+def test_token_batches_are_a_pure_function_of_seed_and_epoch():
+    lengths = ptb_like_lengths(3000)
+
+    def order(seed, epoch):
+        return [batch.tolist() for batch in token_batches(lengths, 700, seed, epoch)]
+
+    assert order(3, 4) == order(3, 4)
+    assert order(3, 4) != order(4, 3)
+    repeated = {tuple(sorted(batch)) for batch in order(3, 4)} & {tuple(sorted(batch)) for batch in order(3, 5)}
+    assert len(repeated) < 0.1 * len(order(3, 4))  # lengths that few sentences have leave few choices
+
+
+def test_token_batches_hold_little_padding_and_fill_the_bound():
+    lengths = ptb_like_lengths(42_068)
+    batches = token_batches(lengths, 1500, 0, 0)
+    cells = sum(len(batch) * (lengths[batch].max() + 1) for batch in batches)
+    assert 1 - (lengths + 1).sum() / cells < 0.02
+    assert cells > 0.9 * 1500 * len(batches)

@@ -3,6 +3,7 @@
 Every test here is skipped, with the reason, where torch sees no CUDA device.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
-from textebm.model import inference, langevin
+from textebm.model import graphs, inference, langevin
 from textebm.model.decoding import Decoding
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner
@@ -86,14 +87,14 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_likelihood_agrees_with_the_cpu(full_precision, batch, cell, precision):
-    """In fp32 up to the order of sums; in bf16 up to one rounding to bfloat16 (2⁻⁸) of each logit besides."""
+    """In fp32 up to the order of sums; in bf16 up to some roundings to bfloat16 (2⁻⁸) besides."""
     model = LatentEBM(make_config(cell), seed=1)
     z = torch.randn(24, LATENT, generator=torch.Generator().manual_seed(2))
     on_cpu = model.condition(batch, precision=precision).log_prob_and_grad(z)
     model.to("cuda")
     conditioned = model.condition(batch.to("cuda"), precision=precision)
     on_cuda = conditioned.log_prob_and_grad(z.cuda())
-    tolerance = 1e-4 if precision == "fp32" else 2**-6
+    tolerance = 1e-4 if precision == "fp32" else 2**-4
     for here, there in zip(on_cpu, on_cuda, strict=True):
         assert there.is_cuda
         assert (here - there.cpu()).norm() < tolerance * here.norm()
@@ -137,10 +138,11 @@ def test_posterior_chain_never_waits(batch, cuda_generator, cell, precision, mas
     conditioned = model.condition(batch.to("cuda"), source, precision)
 
     def likelihood():
-        return conditioned.with_fresh_masks(cuda_generator) if mask == "step" else conditioned
+        return conditioned.with_fresh_masks(cuda_generator)
 
     def chain() -> Tensor:
-        z, _ = inference.short_run_posterior(model.prior, likelihood, 24, model.config.inference, cuda_generator)
+        of_chain = likelihood if mask == "step" else conditioned
+        z, _ = inference.short_run_posterior(model.prior, of_chain, 24, model.config.inference, cuda_generator)
         return z
 
     chain()  # libraries may wait while they set themselves up
@@ -157,6 +159,45 @@ def test_prior_chain_never_waits(cuda_generator, kind):
         z = model.sample_prior(24, cuda_generator)
     assert z.shape == (24, LATENT)
     assert z.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_recorded_prior_chain_agrees_with_the_plain_one(monkeypatch, temperature):
+    """The same numbers from the same seed; a learning step in between is seen by the next replay."""
+    model = make_model()
+    model.prior.config = dataclasses.replace(model.prior.config, temperature=temperature)
+    for _ in range(3):
+        ends = []
+        for use in (True, False):
+            monkeypatch.setattr(graphs, "USE", use)
+            ends.append(model.sample_prior(24, stream(0, "prior", device="cuda")))
+        torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-4)
+        with torch.no_grad():
+            for parameter in model.prior.parameters():
+                parameter.mul_(1.5)
+    assert len(model.prior.recorded) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_recorded_posterior_chain_agrees_with_the_plain_one(monkeypatch, batch, cell, precision):
+    model, ends = make_model(cell), []
+    for use in (True, False, True):
+        monkeypatch.setattr(graphs, "USE", use)
+        conditioned = model.condition(batch.to("cuda"), precision=precision)
+        source = stream(0, "posterior", device="cuda")
+        ends.append(inference.short_run_posterior(model.prior, conditioned, 24, model.config.inference, source)[0])
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ends[0], ends[2], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_fast_and_plain_agree(full_precision, batch, cell):
+    model = make_model(cell)
+    z = torch.randn(24, LATENT, device="cuda")
+    fast, plain = (model.condition(batch.to("cuda"), path=path).log_prob_and_grad(z) for path in ("fast", "plain"))
+    for one, other in zip(fast, plain, strict=True):
+        assert (one - other).norm() < 1e-4 * other.norm()
 
 
 def test_the_guard_against_waiting_works():
@@ -268,8 +309,9 @@ def test_the_softmax_never_holds_all_logits(cuda_generator):
     weight = torch.randn(vocabulary, hidden, device="cuda", generator=cuda_generator)
     targets = torch.randint(vocabulary, (tokens,), device="cuda", generator=cuda_generator)
     bias = torch.zeros(vocabulary, device="cuda")
-    softmax.log_prob_and_grad(states, weight, bias, targets)
-    peak = measured_memory(lambda: softmax.log_prob_and_grad(states, weight, bias, targets))
+    output = softmax.prepare(weight, bias, "fp32")
+    softmax.log_prob_and_grad(states, output, targets)
+    peak = measured_memory(lambda: softmax.log_prob_and_grad(states, output, targets))
     assert peak < 0.75 * tokens * vocabulary * 4
 
 

@@ -12,7 +12,6 @@ from textebm.model import energy, inference, softmax
 # Central differences of width h err by h²·|f'''|/6 ≈ 1e-10 and, through rounding, by 1e-16·|f|/h ≈ 1e-10.
 DIFFERENCES = {"rtol": 1e-6, "atol": 1e-7}
 EXACT = {"rtol": 0, "atol": 1e-10}
-BF16_ROUNDOFF = 2.0**-8  # half the gap between 1 and the next number, for 8 bits of significand
 
 SENTENCES = [[4, 5, 6], [7], [], [10, 9, 8, 7, 6], [4, 4]]
 # z_to_state, z_to_cell, z_to_input: every way that lets z in, and for a GRU those without a cell
@@ -46,6 +45,10 @@ def test_potential_of_the_ebm_prior(prior, slope, generator, activation, depth, 
     torch.testing.assert_close(value, (-made.tilt(z) + z.square().sum(1) / (2 * sigma**2)).detach())
     torch.testing.assert_close(gradient, slope(lambda point: made.potential(point)[0], z), **DIFFERENCES)
     assert (gradient - z / sigma**2).abs().max() > 0.01  # the tilt takes part
+    point = z.clone().requires_grad_()
+    tilt = made.tilt(point)
+    expected = z / sigma**2 - torch.autograd.grad(tilt.sum(), point)[0]
+    torch.testing.assert_close(gradient, expected, **EXACT)
 
 
 def test_potential_of_the_gaussian_prior(slope, generator):
@@ -74,54 +77,80 @@ def reference_softmax(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Ten
     return log_probs.detach(), gradient
 
 
+def small_blocks(monkeypatch, logits):
+    monkeypatch.setattr(softmax, "BLOCK_LOGITS", logits)
+    monkeypatch.setattr(softmax, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(softmax, "FEWEST_CLASSES", 1)
+
+
 @pytest.mark.parametrize("block", [1, 9, 40, 23 * 9, 500_000])  # one token a block, uneven blocks, all at once
 @pytest.mark.parametrize("scale", [1.0, 30.0])  # logits of thousands must not overflow
 def test_softmax_against_autograd(monkeypatch, generator, block, scale):
-    monkeypatch.setattr(softmax, "BLOCK_LOGITS", block)
-    case = softmax_case(generator, scale=scale)
-    log_probs, gradient = softmax.log_prob_and_grad(*case)
-    expected, slope = reference_softmax(*case)
+    small_blocks(monkeypatch, block)
+    hidden, weight, bias, targets = softmax_case(generator, scale=scale)
+    log_probs, gradient = softmax.log_prob_and_grad(hidden, softmax.prepare(weight, bias, "fp32"), targets)
+    expected, slope = reference_softmax(hidden, weight, bias, targets)
     torch.testing.assert_close(log_probs, expected, rtol=1e-12, atol=1e-10)
     torch.testing.assert_close(gradient, slope, **EXACT)
 
 
 def test_softmax_against_finite_differences(generator, slope):
     hidden, weight, bias, targets = softmax_case(generator)
-    _, gradient = softmax.log_prob_and_grad(hidden, weight, bias, targets)
+    output = softmax.prepare(weight, bias, "fp32")
+    _, gradient = softmax.log_prob_and_grad(hidden, output, targets)
 
     def value(point: Tensor) -> Tensor:
-        return softmax.log_prob_and_grad(point, weight, bias, targets)[0]
+        return softmax.log_prob_and_grad(point, output, targets)[0]
 
     torch.testing.assert_close(gradient, slope(value, hidden), **DIFFERENCES)
 
 
+@pytest.mark.parametrize("block", [1, 40, 23 * 4, 500_000])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_the_learners_softmax_against_autograd(monkeypatch, generator, block, scale):
+    """Gradients in hidden states, weights and bias, for a slope of each token's own."""
+    small_blocks(monkeypatch, block)
+    hidden, weight, bias, targets = softmax_case(generator, scale=scale)
+    slopes = torch.randn(len(hidden), generator=generator, dtype=torch.float64)
+    leaves = [t.requires_grad_() for t in (hidden, weight, bias)]
+    log_probs = softmax.log_prob(*leaves, targets)
+    expected = (hidden @ weight.T + bias).log_softmax(1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(log_probs, expected, rtol=1e-12, atol=1e-10)
+    found, right = (torch.autograd.grad(value, leaves, slopes) for value in (log_probs, expected))
+    for one, other in zip(found, right, strict=True):
+        torch.testing.assert_close(one, other, **EXACT)
+
+
 def test_softmax_of_no_tokens(generator):
     hidden, weight, bias, targets = softmax_case(generator)
-    log_probs, gradient = softmax.log_prob_and_grad(hidden[:0], weight, bias, targets[:0])
+    log_probs, gradient = softmax.log_prob_and_grad(hidden[:0], softmax.prepare(weight, bias, "fp32"), targets[:0])
     assert log_probs.shape == (0,)
     assert gradient.shape == (0, 6)
 
 
-def test_bf16_softmax_stays_within_its_roundings(generator):
-    """A rigorous bound, with u = 2⁻⁸ the relative error of one rounding to bfloat16.
+@pytest.mark.parametrize(("precision", "bits"), [("bf16", 8), ("fp16", 11)])
+def test_softmax_in_16_bits_stays_within_its_roundings(generator, precision, bits):
+    """A rigorous bound, with u the relative error of one rounding to `bits` bits of significand.
 
-    Rounding h, w and their product moves a logit by at most ((1+u)³ − 1) Σ|hⱼwⱼ|; let δ be the largest over the
-    vocabulary. Log-softmax then moves by at most 2δ, and each probability by a factor of at most e^{2δ}. The gradient,
-    w_target − Σ pw, has w and p rounded once more and its product rounded too.
+    Rounding h, w and their product moves a logit by at most ((1+u)³ − 1) Σ|hⱼwⱼ| and by u² + u of the bias, whose two
+    halves carry 2·bits bits until the logit is rounded; let δ be the largest over the vocabulary. Log-softmax then
+    moves by at most 2δ, and by u through the rounding of a probability; each probability by a factor of at most e^{2δ}.
+    The gradient, w_target − Σ pw, has w and p rounded once more, and its product.
     """
+    u = 2.0**-bits
     hidden, weight, bias, targets = softmax_case(generator, tokens=400, hidden=32, classes=50, scale=0.4)
-    u, three_roundings = BF16_ROUNDOFF, (1 + BF16_ROUNDOFF) ** 3 - 1
-    rounded = softmax.output_weights(weight, "bf16")
-    assert rounded.dtype == torch.bfloat16
-    log_probs, gradient = softmax.log_prob_and_grad(hidden, rounded, bias, targets)
+    output = softmax.prepare(weight, bias, precision)
+    assert output.rows.dtype == softmax.NARROW[precision]
+    log_probs, gradient = softmax.log_prob_and_grad(hidden, output, targets)
     expected, slope = reference_softmax(hidden, weight, bias, targets)
-    logit_error = (three_roundings * (hidden.abs() @ weight.abs().T)).amax(1)
+    logit_error = (((1 + u) ** 3 - 1) * (hidden.abs() @ weight.abs().T) + (u + u**2) * bias.abs()).amax(1)
     error = (log_probs - expected).abs()
-    assert (error <= 2 * logit_error).all()
+    assert (error <= 2 * logit_error + 2 * u).all()
     assert error.max() > 1e-6  # it did round
     probabilities = (hidden @ weight.T + bias).softmax(1)
     of_probabilities = (torch.exp(2 * logit_error) * (1 + u) ** 3 - 1)[:, None] * (probabilities @ weight.abs())
-    assert ((gradient - slope).abs() <= u * weight[targets].abs() + of_probabilities).all()
+    smallest = 2.0**-24 * weight.abs().sum(0)  # fp16 has no probability below this
+    assert ((gradient - slope).abs() <= u * weight[targets].abs() + of_probabilities + smallest).all()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -136,9 +165,9 @@ def test_conditioned_text(
     z = torch.randn(len(SENTENCES), 3, generator=generator, dtype=torch.float64)
     log_prob, gradient = conditioned.log_prob_and_grad(z)
     point = z.clone().requires_grad_()
-    plain = conditioned.log_prob(point)
-    torch.testing.assert_close(log_prob, plain, **EXACT)
-    torch.testing.assert_close(gradient, torch.autograd.grad(plain.sum(), point)[0], **EXACT)
+    differentiable = conditioned.log_prob(point)
+    torch.testing.assert_close(log_prob, differentiable, **EXACT)
+    torch.testing.assert_close(gradient, torch.autograd.grad(differentiable.sum(), point)[0], **EXACT)
     torch.testing.assert_close(gradient, slope(lambda p: conditioned.log_prob_and_grad(p)[0], z), **DIFFERENCES)
     assert gradient.abs().min(0).values.max() > 1e-4  # z reaches every sentence
     assert not log_prob.requires_grad
@@ -163,26 +192,6 @@ def test_gradients_in_the_parameters(make_generator, make_batch, generator, cell
                 parameter.view(-1)[place] -= sign * width
         expected = (values[0] - values[1]) / (2 * width)
         assert abs(parameter.grad.view(-1)[place] / expected - 1) < 1e-6, name
-
-
-def test_bf16_conditioned_text(make_generator, make_batch, generator):
-    """The two paths form the same bfloat16 logits, so log p agrees to the last digit of the sums.
-
-    Their gradients round different things (the probabilities here; probabilities minus the target there), each by at
-    most 2⁻⁸ of itself; against float64 there are also the roundings of h and w. Four such roundings are 2⁻⁶ of the
-    norm.
-    """
-    model = make_generator(hidden_dim=16)
-    x, z = make_batch(SENTENCES), torch.randn(len(SENTENCES), 3, generator=generator, dtype=torch.float64)
-    conditioned = model.condition(x, precision="bf16")
-    log_prob, gradient = conditioned.log_prob_and_grad(z)
-    point = z.clone().requires_grad_()
-    plain = conditioned.log_prob(point)
-    torch.testing.assert_close(log_prob, plain, **EXACT)
-    exact_log_prob, exact = model.condition(x).log_prob_and_grad(z)
-    for other in (torch.autograd.grad(plain.sum(), point)[0], exact):
-        assert (gradient - other).norm() < 2**-6 * exact.norm()
-    assert 0 < (log_prob - exact_log_prob).abs().max() < 2**-6 * exact_log_prob.abs().max()
 
 
 def test_posterior_potential_is_prior_minus_likelihood(prior, make_generator, make_batch, slope, generator):

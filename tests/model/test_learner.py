@@ -10,7 +10,7 @@ from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserCo
 from textebm.model import likelihood
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner, learning_rate_factor
-from textebm.model.recurrent import ConditionedText, TextBatch
+from textebm.model.recurrent import FastText, TextBatch
 
 STILL = 1e-300  # a learning rate that changes no weight: Adam's step is far below the last digit
 SENTENCES = [[5, 5, 5], [5]]
@@ -206,13 +206,13 @@ def test_dropout_masks_of_chain_and_step(monkeypatch, make_batch, mask):
     """`chain`: every step and the learner see one mask. `step`: K1 + 1 masks, each its own."""
     seen: list[tuple[Tensor, Tensor]] = []
     for name in ("log_prob", "log_prob_and_grad"):
-        plain = getattr(ConditionedText, name)
+        plain = getattr(FastText, name)
 
         def watched(self, z, plain=plain):
             seen.append((self.input_mask, self.output_mask))
             return plain(self, z)
 
-        monkeypatch.setattr(ConditionedText, name, watched)
+        monkeypatch.setattr(FastText, name, watched)
     model, config = model_and_config(dropout=0.5, mask=mask, steps=4)
     Learner(model, config, 1).step(make_batch([[4, 5, 4, 5, 4, 5]] * 4), 0)
     assert len(seen) == 5

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from textebm.errors import ConfigError
 from textebm.model.recurrent import BOS, EOS, FIRST_OUTPUT, RecurrentGenerator
@@ -56,7 +56,8 @@ class Decoding:
 
 def truncate(logits: Float[Tensor, "batch classes"], decoding: Decoding) -> Float[Tensor, "batch classes"]:
     """Temperature, then top-k, then top-p: what is left out gets a logit of −∞."""
-    logits = logits / decoding.temperature
+    if decoding.temperature != 1:
+        logits = logits / decoding.temperature
     if 0 < decoding.top_k < logits.shape[1]:
         smallest = logits.topk(decoding.top_k, dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
@@ -69,16 +70,45 @@ def truncate(logits: Float[Tensor, "batch classes"], decoding: Decoding) -> Floa
     return logits
 
 
+GROUP = 128
+"""Words that are summed together when one is drawn: near the square root of a usual vocabulary."""
+ROWS_AT_ONCE = 256
+"""Sentences whose next words are chosen together on a CPU, so that their logits stay in its cache."""
+
+
 def draw(probabilities: Float[Tensor, "batch classes"], generator: torch.Generator) -> Int[Tensor, " batch"]:
     """One class a row, by inverting the cumulative distribution with one uniform number.
 
-    Faster than `torch.multinomial`, which draws a random number a class. Sums run in float64, so that rare words at the
-    end of the vocabulary keep their probabilities.
+    Faster than `torch.multinomial`, which draws a random number a class.
     """
-    cumulative = probabilities.cumsum(1, dtype=torch.float64)
-    uniform = torch.rand(len(cumulative), 1, generator=generator, device=cumulative.device, dtype=torch.float64)
-    classes = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    return classes.squeeze(1).clamp_(max=probabilities.shape[1] - 1)
+    return invert(probabilities, _uniform(len(probabilities), probabilities.device, generator))
+
+
+def _uniform(size: int, device: torch.device, generator: torch.Generator) -> Float[Tensor, " {size}"]:
+    return torch.rand(size, generator=generator, device=device, dtype=torch.float64)
+
+
+def invert(probabilities: Float[Tensor, "batch classes"], uniform: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """The class of each row in whose part of the unit interval the row's number falls; rows need not sum to 1.
+
+    The distribution is accumulated over groups of classes, and then over the classes of the group that is hit: few
+    numbers twice, instead of all once. Cumulative sums run in float64, so that rare words at the end of the vocabulary
+    keep their probabilities.
+    """
+    classes = probabilities.shape[1]
+    whole = classes // GROUP * GROUP
+    masses = probabilities[:, :whole].reshape(len(probabilities), -1, GROUP).sum(2)
+    masses = torch.cat([masses, probabilities[:, whole:].sum(1, keepdim=True)], dim=1)
+    upto = nn.functional.pad(masses.cumsum(1, dtype=torch.float64), (1, 0))  # (batch, 1 + groups)
+    mark = uniform[:, None] * upto[:, -1:]
+    group = torch.searchsorted(upto[:, 1:].contiguous(), mark, right=True).clamp_(max=masses.shape[1] - 1)
+    share = (mark - upto.gather(1, group)) / masses.gather(1, group)  # how far into the group, from 0 to 1
+    members = group * GROUP + torch.arange(GROUP, device=group.device)  # (batch, GROUP)
+    inside = members < classes
+    mass = torch.where(inside, probabilities.gather(1, members.clamp(max=classes - 1)), 0)
+    within = mass.cumsum(1, dtype=torch.float64)
+    place = torch.searchsorted(within, share * within[:, -1:], right=True)
+    return (group * GROUP + place).squeeze(1).clamp_(max=classes - 1)
 
 
 @torch.no_grad()
@@ -113,12 +143,8 @@ def _steps(
     words = torch.full((len(z),), BOS, device=z.device)
     owners = torch.arange(len(z), device=z.device)
     for _ in range(decoding.max_length):
-        logits, state = model.next_word_logits(words, z, state)
-        if decoding.method == "greedy":
-            classes = logits.argmax(1)
-        else:
-            classes = draw(truncate(logits, decoding).softmax(1), generator)
-        words = classes + FIRST_OUTPUT
+        hidden, state = model.next_hidden(words, z, state)
+        words = _choose(model, hidden, decoding, generator) + FIRST_OUTPUT
         alive = (words != EOS).nonzero().squeeze(1)
         if len(alive) < len(words):
             words, owners, z = words[alive], owners[alive], z[alive]
@@ -126,6 +152,26 @@ def _steps(
         if len(words) == 0:
             return
         yield owners.tolist(), words.tolist()
+
+
+def _choose(
+    model: RecurrentGenerator,
+    hidden: Float[Tensor, "batch hidden"],
+    decoding: Decoding,
+    generator: torch.Generator,
+) -> Int[Tensor, " batch"]:
+    """The class of each sentence's next word. How many sentences are worked on at once changes no choice."""
+    uniform = _uniform(len(hidden), hidden.device, generator) if decoding.method == "sample" else None
+    at_once = ROWS_AT_ONCE if hidden.device.type == "cpu" else len(hidden)
+    classes = []
+    for number, rows in enumerate(hidden.split(at_once)):  # type: ignore[no-untyped-call]
+        logits = model.output(rows)
+        if uniform is None:
+            classes.append(logits.argmax(1))
+        else:
+            mine = uniform[number * at_once :][: len(rows)]
+            classes.append(invert(truncate(logits, decoding).softmax(1), mine))
+    return torch.cat(classes)
 
 
 def _beam(model: RecurrentGenerator, z: Float[Tensor, "1 latent"], decoding: Decoding) -> list[int]:

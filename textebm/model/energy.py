@@ -5,6 +5,7 @@ Source: Pang et al., NeurIPS 2020, equation 2.
 """
 
 import math
+from collections.abc import Callable, Hashable
 from itertools import pairwise
 
 import torch
@@ -12,9 +13,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from textebm.config import PriorConfig
-from textebm.model import langevin
+from textebm.model import graphs, langevin
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "lrelu": nn.LeakyReLU}
+
+LEAK = 0.2
+"""Slope of a leaky rectifier below 0."""
+
+Through = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The gradient before an activation, given that after it, the activation's argument, and its value."""
+
+FORWARD: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+    "tanh": torch.tanh,
+    "lrelu": lambda argument: nn.functional.leaky_relu(argument, LEAK),
+}
+
+BACKWARD: dict[str, Through] = {
+    "gelu": lambda slope, argument, value: torch.ops.aten.gelu_backward(slope, argument),
+    "silu": lambda slope, argument, value: torch.ops.aten.silu_backward(slope, argument),
+    "tanh": lambda slope, argument, value: torch.ops.aten.tanh_backward(slope, value),
+    "lrelu": lambda slope, argument, value: torch.ops.aten.leaky_relu_backward(slope, argument, LEAK, False),
+}
 
 
 class GaussianPrior(nn.Module):
@@ -40,7 +61,11 @@ class GaussianPrior(nn.Module):
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
         """U(z) = −f(z) + ‖z‖²/2σ² and its gradient, as a `langevin.Potential`."""
         gradient = z / self.config.sigma**2
-        return 0.5 * (z * gradient).sum(1), gradient
+        return (z * gradient).sum(1).mul_(0.5), gradient
+
+    def frozen(self) -> langevin.Potential:
+        """The potential with the weights of now; a chain asks for it once and then calls it at every step."""
+        return self.potential
 
     def sample_reference(self, n: int, generator: torch.Generator) -> Float[Tensor, "{n} latent"]:
         """Exact samples of the reference Gaussian, where every chain starts."""
@@ -77,8 +102,9 @@ class EBMPrior(GaussianPrior):
         sizes = [config.latent_dim, *[config.width] * config.depth]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), activation(0.2) if activation is nn.LeakyReLU else activation()]
+            layers += [nn.Linear(inputs, outputs), activation(LEAK) if activation is nn.LeakyReLU else activation()]
         self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+        self.recorded: dict[Hashable, graphs.Chain] = {}
 
     def tilt(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
         """f(z), in nats."""
@@ -89,12 +115,50 @@ class EBMPrior(GaussianPrior):
         self, z: Float[Tensor, "batch latent"]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
         """U(z) = −f(z) + ‖z‖²/2σ² and its gradient, as a `langevin.Potential`."""
-        with torch.enable_grad():
-            point = z.detach().requires_grad_()
-            tilt = self.tilt(point)
-            (slope,) = torch.autograd.grad(tilt.sum(), point)
-        reference, gradient = super().potential(z)
-        return reference - tilt.detach(), gradient - slope
+        return self.frozen()(z)
+
+    def frozen(self) -> langevin.Potential:
+        """The potential with the weights of now, layer by layer: many small steps need no autograd graph."""
+        *hidden, (last, offset) = self._layers()
+        forward, through = FORWARD[self.config.activation], BACKWARD[self.config.activation]
+        precision = 1 / self.config.sigma**2
+
+        @torch.no_grad()
+        def potential(
+            z: Float[Tensor, "batch latent"],
+        ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+            value, passed = z, []
+            for weight, bias in hidden:
+                argument = torch.addmm(bias, value, weight.T)
+                value = forward(argument)
+                passed.append((weight, argument, value))
+            tilt = torch.addmv(offset, value, last[0])
+            slope = last.expand(len(z), -1).contiguous()  # kernels are slow on rows that are one and the same
+            for weight, argument, value in reversed(passed):
+                slope = through(slope, argument, value) @ weight
+            energy = torch.linalg.vecdot(z, z).mul_(0.5 * precision).sub_(tilt)
+            return energy, torch.sub(z, slope) if precision == 1 else torch.sub(z * precision, slope)
+
+        return potential
+
+    def move(
+        self, start: Float[Tensor, "batch latent"], generator: torch.Generator, steps: int | None = None
+    ) -> Float[Tensor, "batch latent"]:
+        """Where the short-run chain leads from given points."""
+        plan = self.chain(steps)
+        if not graphs.possible(start) or plan.steps == 0:
+            return langevin.run(start, self.frozen(), plan, generator)
+        places = tuple(p.data_ptr() for p in self.parameters())  # a recording reads weights where they were
+        key = (start.shape, start.dtype, start.device, plan, places)
+        if key not in self.recorded:
+            while len(self.recorded) >= graphs.MOST_CHAINS:
+                self.recorded.pop(next(iter(self.recorded)))
+            self.recorded[key] = graphs.Chain(start, self.frozen(), plan)
+        return self.recorded[key].run(start, generator)
+
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each linear layer, detached."""
+        return [(m.weight.detach(), m.bias.detach()) for m in self.mlp if isinstance(m, nn.Linear)]
 
     def chain(self, steps: int | None = None) -> langevin.Schedule:
         """The schedule of the prior chain; `steps` overrides its length K0."""

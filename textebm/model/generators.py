@@ -16,6 +16,9 @@ from torch import Tensor, nn
 class ConditionedLikelihood(ABC):
     """log p(x|z) of one fixed batch x, as a function of z."""
 
+    recordable = False
+    """Whether `log_prob_and_grad` can be recorded as a CUDA graph, after it was called once."""
+
     @abstractmethod
     def log_prob(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
         """log p(x|z) of each sample, in nats, differentiable in z and in the generator's parameters."""

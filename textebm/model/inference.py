@@ -10,23 +10,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 from textebm.config import InferenceConfig
-from textebm.model import langevin
+from textebm.model import graphs, langevin
 from textebm.model.energy import GaussianPrior
 from textebm.model.generators import ConditionedLikelihood
 
+Likelihood = ConditionedLikelihood | Callable[[], ConditionedLikelihood]
+"""The likelihood that a chain walks on: one for all its steps, or a function that is asked at each step."""
 
-def posterior_potential(prior: GaussianPrior, likelihood: Callable[[], ConditionedLikelihood]) -> langevin.Potential:
+
+def posterior_potential(prior: GaussianPrior, likelihood: Likelihood) -> langevin.Potential:
     """U(z) = −f(z) + ‖z‖²/2σ² − log p(x|z) as a `langevin.Potential`.
 
     Args:
         prior: gives the first two terms.
-        likelihood: gives the conditioned likelihood of a step; it may return the same one each time, or one with a
-            fresh dropout mask.
+        likelihood: the conditioned likelihood; or what gives that of a step, with fresh dropout masks, say.
     """
+    of_prior = prior.frozen()
+
+    def of_step() -> ConditionedLikelihood:
+        return likelihood if isinstance(likelihood, ConditionedLikelihood) else likelihood()
 
     def potential(z: Float[Tensor, "batch latent"]) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
-        energy, gradient = prior.potential(z)
-        log_prob, slope = likelihood().log_prob_and_grad(z)
+        energy, gradient = of_prior(z)
+        log_prob, slope = of_step().log_prob_and_grad(z)
         return energy - log_prob, gradient - slope
 
     return potential
@@ -34,7 +40,7 @@ def posterior_potential(prior: GaussianPrior, likelihood: Callable[[], Condition
 
 def short_run_posterior(
     prior: GaussianPrior,
-    likelihood: Callable[[], ConditionedLikelihood],
+    likelihood: Likelihood,
     batch_size: int,
     config: InferenceConfig,
     generator: torch.Generator,
@@ -44,7 +50,7 @@ def short_run_posterior(
 
     Args:
         prior: the prior.
-        likelihood: gives the conditioned likelihood of each step (see `posterior_potential`).
+        likelihood: the conditioned likelihood, or what gives that of each step (see `posterior_potential`).
         batch_size: number of sentences, one chain each.
         config: length, step sizes, temperatures.
         generator: source of the starting points and of the noise.
@@ -55,4 +61,8 @@ def short_run_posterior(
     """
     start = prior.sample_reference(batch_size, generator)
     plan = langevin.schedule(config.steps, config.step_size, config.temperature)
-    return langevin.run(start, posterior_potential(prior, likelihood), plan, generator, observe), start
+    potential = posterior_potential(prior, likelihood)
+    fixed = isinstance(likelihood, ConditionedLikelihood) and likelihood.recordable
+    if fixed and observe is None and graphs.possible(start):
+        return graphs.run_by_steps(start, potential, plan, generator), start
+    return langevin.run(start, potential, plan, generator, observe), start

@@ -85,10 +85,10 @@ def step(
         generator: source of ε, on the device of z.
     """
     energy, gradient = potential(state.z)
-    z = state.z - (0.5 * step_size**2) * gradient
+    z = torch.add(state.z, gradient, alpha=-0.5 * step_size**2)
     if temperature > 0:
         noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-        z = z + (step_size * temperature) * noise
+        z.add_(noise, alpha=step_size * temperature)
     return State(z), Info(energy, gradient)
 
 

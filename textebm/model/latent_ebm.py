@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from textebm.config import GeneratorConfig, InferenceConfig, PriorConfig, from_dict
 from textebm.errors import CheckpointError, ConfigError
 from textebm.model import inference
+from textebm.model.candidates import Candidates
 from textebm.model.decoding import Decoding, decode
 from textebm.model.energy import make_prior
 from textebm.model.random import stream
-from textebm.model.recurrent import ConditionedText, RecurrentGenerator, TextBatch
+from textebm.model.recurrent import Computation, ConditionedText, RecurrentGenerator, TextBatch
 from textebm.model.softmax import Precision
 
 FORMAT = 1
@@ -66,10 +67,15 @@ class LatentEBM(nn.Module):
         return self.prior.origin.device
 
     def condition(
-        self, x: TextBatch, dropout: torch.Generator | None = None, precision: Precision = "fp32"
+        self,
+        x: TextBatch,
+        dropout: torch.Generator | None = None,
+        precision: Precision = "fp32",
+        path: Computation = "fast",
+        candidates: Candidates | None = None,
     ) -> ConditionedText:
         """log p(x|z) of a batch as a function of z (see `RecurrentGenerator.condition`)."""
-        return self.generator.condition(x, dropout, precision)
+        return self.generator.condition(x, dropout, precision, path, candidates)
 
     def sample_prior(self, n: int, generator: torch.Generator, steps: int | None = None) -> Float[Tensor, "{n} latent"]:
         """Samples of z by the short-run prior chain; `steps` overrides its length."""
@@ -88,7 +94,7 @@ class LatentEBM(nn.Module):
         config = self.config.inference
         config = config if steps is None else dataclasses.replace(config, steps=steps)
         conditioned = self.condition(x)
-        z, _ = inference.short_run_posterior(self.prior, lambda: conditioned, len(x.lengths), config, generator)
+        z, _ = inference.short_run_posterior(self.prior, conditioned, len(x.lengths), config, generator)
         return z
 
     def log_prob(self, x: TextBatch, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from textebm.config import Config, InferenceConfig, OptimiserConfig
 from textebm.model import inference
+from textebm.model.candidates import Candidates
 from textebm.model.latent_ebm import LatentEBM
+from textebm.model.optimisers import adam, clip
 from textebm.model.random import stream
 from textebm.model.recurrent import ConditionedText, TextBatch
 
@@ -79,19 +81,11 @@ class Learner:
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         settings = config.optimiser
-        self.generator_optimiser = torch.optim.Adam(
-            model.generator.parameters(), lr=settings.lr, betas=settings.betas, fused=True
-        )
-        energy_parameters = list(model.prior.parameters())
-        self.energy_optimiser: torch.optim.Adam | None = (
-            torch.optim.Adam(
-                energy_parameters,
-                lr=settings.energy_lr,
-                betas=settings.betas,
-                weight_decay=settings.energy_weight_decay,
-                fused=True,
-            )
-            if energy_parameters
+        self.generator_optimiser = adam(settings.kind, model.generator.parameters(), settings.lr, settings.betas)
+        energy = list(model.prior.parameters())
+        self.energy_optimiser: torch.optim.Optimizer | None = (
+            adam(settings.kind, energy, settings.energy_lr, settings.betas, settings.energy_weight_decay)
+            if energy
             else None
         )
 
@@ -136,22 +130,30 @@ class Learner:
         """Posterior samples; also the likelihood that the generator learns from, and where the chains began."""
         device, config = self.model.device, self.config
         masks = stream(config.seed, "dropout", number, device=device)
-        conditioned = self.model.condition(x, masks, config.precision)
+        conditioned = self.model.condition(x, masks, config.precision, config.computation, self._candidates(number))
 
-        def likelihood() -> ConditionedText:
-            return conditioned if config.inference.dropout_mask == "chain" else conditioned.with_fresh_masks(masks)
+        fresh = config.inference.dropout_mask == "step"
+
+        def of_step() -> ConditionedText:
+            return conditioned.with_fresh_masks(masks)
 
         noise = stream(config.seed, "posterior", number, device=device)
+        settings = annealed(config.inference, number)
         z, start = inference.short_run_posterior(
-            self.model.prior, likelihood, len(x.lengths), annealed(config.inference, number), noise
+            self.model.prior, of_step if fresh else conditioned, len(x.lengths), settings, noise
         )
-        return likelihood(), start, z
+        return of_step() if fresh else conditioned, start, z
+
+    def _candidates(self, number: int) -> Candidates | None:
+        """What draws the words of the chain's sampled softmax, where it is sampled."""
+        sampled, device = self.config.inference.sampled_softmax, self.model.device
+        return Candidates(sampled, stream(self.config.seed, "candidates", number, device=device)) if sampled else None
 
     def _update_generator(self, likelihood: ConditionedText, z: Tensor) -> tuple[Tensor, Tensor]:
         log_prob = likelihood.log_prob(z).mean()
         self.generator_optimiser.zero_grad(set_to_none=True)
         (-log_prob).backward()  # type: ignore[no-untyped-call]
-        norm = _clip(list(self.model.generator.parameters()), self.config.optimiser.clip)
+        norm = clip(list(self.model.generator.parameters()), self.config.optimiser.clip)
         self.generator_optimiser.step()
         return log_prob.detach(), norm
 
@@ -162,11 +164,6 @@ class Learner:
         f_positive, f_negative = self.model.prior.tilt(positive).mean(), self.model.prior.tilt(negative).mean()
         self.energy_optimiser.zero_grad(set_to_none=True)
         (f_negative - f_positive).backward()  # type: ignore[no-untyped-call]
-        norm = _clip(list(self.model.prior.parameters()), self.config.optimiser.energy_clip)
+        norm = clip(list(self.model.prior.parameters()), self.config.optimiser.energy_clip)
         self.energy_optimiser.step()
         return -f_positive.detach(), -f_negative.detach(), norm
-
-
-def _clip(parameters: list[torch.nn.Parameter], largest: float) -> Tensor:
-    """Clip to a gradient norm (0: leave as it is); returns the norm before."""
-    return torch.nn.utils.clip_grad_norm_(parameters, largest if largest > 0 else torch.inf, foreach=True)

@@ -9,7 +9,7 @@ import hashlib
 
 import torch
 
-STREAMS = ("data", "prior", "posterior", "dropout", "decoding", "initialisation", "evaluation")
+STREAMS = ("data", "prior", "posterior", "dropout", "decoding", "initialisation", "evaluation", "candidates")
 
 
 def stream_seed(seed: int, stream: str, *key: int) -> int:

@@ -1,0 +1,74 @@
+"""The benchmarks run, write what results/ is to hold, and the memory of a learning step grows as it should."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def harness(root: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_harness", root / "benchmarks" / "harness.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def program(root: Path, *words: object) -> str:
+    command = [sys.executable, root / "benchmarks" / "chains.py", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_ratios_are_of_pairs_and_their_median(harness, capsys):
+    """A machine that slows down tenfold half way leaves the ratio as it is."""
+    pace = iter([1, 1, *[1] * 4, *[4] * 6])
+
+    def work(milliseconds):
+        return lambda: time.sleep(milliseconds * next(pace) / 1000)
+
+    row = harness.Bench("suite", CPU, 5).compare("name", work(4), work(20), "fp32", {"batch": 1})
+    assert 3 < row["ratio"] < 7
+    assert row["min"] <= row["ratio"] <= row["max"]
+    assert row["repeats"] == 5
+    assert "suite/name" in capsys.readouterr().out
+
+
+def test_a_suite_replaces_its_own_rows_only(harness, tmp_path):
+    path = tmp_path / "bench.json"
+    for suite, name in (("one", "a"), ("two", "b"), ("one", "c")):
+        bench = harness.Bench(suite, CPU, 1)
+        bench.add(name, "fp32", {})
+        bench.write(path)
+    assert [row["name"] for row in json.loads(path.read_text())] == ["two/b", "one/c"]
+
+
+def test_a_small_run_of_the_chains(root, tmp_path):
+    path = tmp_path / "bench.json"
+    out = program(root, "--quick", "--threads", 1, "--only", "posterior", "--output", path)
+    rows = json.loads(path.read_text())
+    assert {row["name"] for row in rows} >= {"chains/posterior-chain/fp32", "chains/posterior-chain/bf16"}
+    assert all(row["ratio"] > 0 and row["threads"] == 1 and row["commit"] for row in rows)
+    assert "ratio" in out
+    assert "skipped: torch sees no CUDA device here" in out or torch.cuda.is_available()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read as Linux reports it")
+def test_memory_grows_with_the_vocabulary_by_weights_and_optimiser_state_only(root):
+    """Weights, their gradients and Adam's two moments; a matrix of logits would add six times as much here."""
+    small, large = (json.loads(program(root, "--peak-memory", v, "--hidden", 32)) for v in (5_002, 45_002))
+    growth = large["peak"] - small["peak"]
+    expected = 4 * (large["weights"] - small["weights"])
+    logits = 64 * 24 * 40_000 * 4
+    assert logits > 5 * expected
+    assert 0.6 * expected < growth < 1.3 * expected

@@ -1,0 +1,78 @@
+"""Whole training runs by the real program: the fast way of computing and the plain one go the same way."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+FIGURES = ("log_prob", "posterior_energy", "prior_energy", "posterior_norm", "gradient_norm", "energy_gradient_norm")
+# Words enough to sample from, and weights large enough for z to matter from the first step on.
+SIZES = ("--data", "demo", "--vocab-size", 300, "--generator.init-range", 0.4)
+RUN = (*SIZES, "--evaluation.samples", 0, "--evaluation.active-unit-sentences", 0, "--max-steps", 40)
+
+
+def trajectory(folder: Path) -> list[dict[str, float]]:
+    """What a run logged: a line every 20 steps."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    return [{name: line[name] for name in FIGURES} for line in lines if line["kind"] == "train"]
+
+
+def run(command, config: Path, folder: Path, *words: object) -> list[dict[str, float]]:
+    done = command("train", "--config", config, "--run-dir", folder, *RUN, *words)
+    assert done.code == 0, done.err
+    return trajectory(folder)
+
+
+def residuals(one: list[dict[str, float]], other: list[dict[str, float]]) -> list[float]:
+    """Relative differences of every figure, with their signs."""
+    pairs = [(a[name], b[name]) for a, b in zip(one, other, strict=True) for name in FIGURES]
+    return [(a - b) / max(abs(b), 0.1) for a, b in pairs]
+
+
+@pytest.mark.parametrize(
+    ("settings", "largest", "mean"),
+    [
+        ((), 1e-3, 2e-4),
+        (("--generator.cell", "gru", "--generator.dropout", 0.3), 1e-3, 2e-4),
+        (("--inference.sampled-softmax", 10), 1e-3, 2e-4),
+        (("--precision", "bf16"), 0.1, 0.03),  # both round, in different places, and steps amplify it
+    ],
+)
+def test_fast_and_plain_go_the_same_way(command, tiny_config, tmp_path, settings, largest, mean):
+    """The largest difference shows an error; the mean, with signs, shows a drift to one side."""
+    fast = run(command, tiny_config, tmp_path / "fast", *settings)
+    plain = run(command, tiny_config, tmp_path / "plain", "--computation", "plain", *settings)
+    found = residuals(fast, plain)
+    assert len(fast) == 2
+    assert any(found), "the same numbers to the last digit: the two ways are one"
+    assert max(map(abs, found)) < largest
+    assert abs(sum(found) / len(found)) < mean
+
+
+def test_the_comparison_can_tell_runs_apart(command, tiny_config, tmp_path):
+    ours = run(command, tiny_config, tmp_path / "ours")
+    other = run(command, tiny_config, tmp_path / "other", "--inference.step-size", 0.32)
+    assert max(map(abs, residuals(ours, other))) > 1e-2
+
+
+def test_a_sampled_softmax_changes_the_chain(command, tiny_config, tmp_path):
+    exact = run(command, tiny_config, tmp_path / "exact")
+    sampled = run(command, tiny_config, tmp_path / "sampled", "--inference.sampled-softmax", 5)
+    assert exact != sampled
+
+
+@pytest.mark.parametrize("words", [("--batch-tokens", 200, "--inference.sampled-softmax", 9), ("--precision", "fp16")])
+def test_resumed_as_if_never_stopped(command, tiny_config, tmp_path, words):
+    whole = run(command, tiny_config, tmp_path / "whole", *words)
+    folder = tmp_path / "parts"
+    first = command("train", "--config", tiny_config, "--run-dir", folder, *RUN[:-2], *words, "--max-steps", 20)
+    assert first.code == 0, first.err
+    again = command("train", "--run-dir", folder, "--resume", "auto", *RUN[-2:])
+    assert again.code == 0, again.err
+    assert trajectory(folder)[-1] == whole[-1]
+
+
+def test_apex_that_is_not_there(command, tiny_config, tmp_path):
+    done = command("train", "--config", tiny_config, "--run-dir", tmp_path / "run", "--optimizer", "apex")
+    assert done.code == 2
+    assert "NVIDIA Apex is not installed" in done.err
