@@ -273,6 +273,8 @@ def kenlm_file_rows(bench: Bench, text: Text, quick: bool, wanted: str) -> None:
             files[size] = folder / f"{size}.txt"
             with walks.open("rb") as source, files[size].open("wb") as file:
                 file.writelines(islice(source, size))
+        if wanted in "judges/kenlm-rppl":
+            rppl_row(bench, text, files[sizes[-2]], sizes[-2], folder)
         if wanted in "judges/kenlm-memory":
             scoring = {str(size): peak_memory(real, files[size], real) for size in sizes}
             bench.add(
@@ -290,8 +292,6 @@ def kenlm_file_rows(bench: Bench, text: Text, quick: bool, wanted: str) -> None:
                 peak_mib={"process": largest["self"], "lmplz": largest["lmplz"]},
                 remark=f"{sizes[-1]:,} sentences: process {largest['self']} MiB, lmplz {largest['lmplz']} MiB",
             )
-        if wanted in "judges/kenlm-rppl":
-            rppl_row(bench, text, files[sizes[-2]], sizes[-2], folder)
 
 
 def rppl_row(bench: Bench, text: Text, samples: Path, size: int, folder: Path) -> None:
@@ -329,14 +329,17 @@ def main() -> None:
     bench = Bench("judges", device, 1 if chosen.quick else chosen.repeats)
     text = Text(chosen.quick)
     recipe = get_recipe("tiny" if chosen.quick else "lstm-sentence-ptb")
+    path = chosen.output or harness.RESULTS / f"bench-judges-{hardware.hardware_class(device)}.json"
     print(harness.HEADER)
-    lstm_rows(bench, text, recipe, 5 if chosen.quick else 20, chosen.only)
+    lstm_rows(bench, text, recipe, 5 if chosen.quick else 10, chosen.only)
+    bench.write(path)  # at once: what comes next takes minutes
     if chosen.only in "judges/kenlm-score":
         kenlm_score_row(bench, text, 1 if chosen.quick else 3)
+        bench.write(path)
     if any(chosen.only in f"judges/kenlm-{name}" for name in ("memory", "rppl")):
         kenlm_file_rows(bench, text, chosen.quick, chosen.only)
-    path = chosen.output or harness.RESULTS / f"bench-judges-{hardware.hardware_class(device)}.json"
-    print(bench.write(path))
+        bench.write(path)
+    print(path)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ of the vocabulary and of the end of sentence add up to 1 in every context. Where
 lmplz keeps one more share, for a word that never comes.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import math
@@ -321,6 +322,7 @@ class _KenlmReader:
         return [prob for prob, _, _ in self._model.full_scores(" ".join(sentence))]
 
 
+@functools.cache  # it reads the records of all that is installed
 def _kenlm_name() -> str:
     """KenLM's module comes from several distributions."""
     for distribution in importlib.metadata.packages_distributions().get("kenlm", []):

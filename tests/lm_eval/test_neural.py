@@ -344,6 +344,18 @@ class TestKept:
         timeless = [[{**entry, "seconds": 0, "tokens_per_second": 0} for entry in j.curve] for j in (whole, resumed)]
         assert timeless[0] == timeless[1]
 
+    def test_it_goes_on_from_the_last_epoch_even_if_that_was_not_the_best(
+        self, text: list[str], tmp_path: Path
+    ) -> None:
+        """30 sentences that are learnt by heart: the best epoch is long past when it is interrupted."""
+        recipe = replace(TINY, init=0.3, lr=3.0, epochs=40, patience=None)
+        whole = train(text[:30], recipe, held_out=text[30:90])
+        cut = train(text[:30], recipe, held_out=text[30:90], cache=tmp_path, max_epochs=30)
+        assert cut.training.best_epoch < 25
+        resumed = train(text[:30], recipe, held_out=text[30:90], cache=tmp_path)
+        curves = [[entry["train_perplexity"] for entry in judge.curve] for judge in (whole, resumed)]
+        assert curves[0] == curves[1]
+
     def test_an_interrupt_loses_no_more_than_the_epoch(self, text: list[str], tmp_path: Path) -> None:
         def interrupt(event: Any) -> None:
             if event["kind"] == "epoch" and event["epoch"] == 2:
