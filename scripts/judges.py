@@ -62,7 +62,9 @@ def main() -> None:
     for protocol in chosen.protocols:
         real: dict[str, Any] = {"name": "real text", "protocol": protocol}
         for name in [*texts, *([chosen.model_name] if chosen.model else [])]:
-            row = {"name": name, "protocol": protocol}
+            row: dict[str, Any] = {"name": name, "protocol": protocol}
+            if name not in texts:
+                row["model"] = described_model(chosen.model)
             for metric in METRICS:
                 if metric == "rppl" and protocol in chosen.fppl_only:
                     continue
@@ -99,6 +101,12 @@ def score(metric: str, protocol: str, chosen: argparse.Namespace, text: str | No
         sys.exit(done.returncode)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def described_model(run: str) -> dict[str, Any]:
+    """How far the model was trained."""
+    config, progress = checkpoint.read_run(checkpoint.find_model(run)[0])
+    return {"data": config.data, "seed": config.seed, "steps": progress.step, "epochs": progress.epoch}
 
 
 def described(chosen: argparse.Namespace) -> str:
