@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from textebm import checkpoint, evaluation, generation, hardware, plots, training
-from textebm.cli import choose_device
+from textebm.commands.terminal import choose_device
 from textebm.data.registry import resolve
 
 SAMPLES = 20

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from textebm import cli, generation, lm_eval
+from textebm.commands.training import OWN_CORPUS_PRESET
 from textebm.config import load_config, to_dict
 from textebm.errors import DataError
 from textebm.lm_eval import protocols
@@ -234,7 +235,7 @@ class TestSettings:
         assert self.chosen(command, *form) == to_dict(load_config("ptb"))
 
     def test_a_corpus_of_ones_own_has_the_small_preset(self, command, corpus_folder: Path) -> None:
-        expected = to_dict(load_config(cli.OWN_CORPUS_PRESET)) | {"data": str(corpus_folder)}
+        expected = to_dict(load_config(OWN_CORPUS_PRESET)) | {"data": str(corpus_folder)}
         assert self.chosen(command, "--data", corpus_folder) == expected
 
     def test_options_win_over_the_file_which_wins_over_the_defaults(self, command, tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""What commands share: remarks, bars, output files, devices, models."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import tyro
+
+from textebm import options
+from textebm.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+    from tqdm import tqdm
+
+    from textebm.data.registry import Corpus
+    from textebm.model.latent_ebm import LatentEBM
+
+T = TypeVar("T")
+
+
+def say(text: str) -> None:
+    """A remark for the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse(kind: type[T], command: str, arguments: Sequence[str], default: T | None = None) -> T:
+    """The options of a command; a wrong one ends the program with exit code 2."""
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    chosen: T = tyro.cli(
+        kind, prog=f"textebm {command}", args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,), **settings
+    )
+    return chosen
+
+
+def progress_bar(total: int | None, unit: str, initial: int = 0, what: str | None = None) -> "tqdm[Any]":
+    """A progress bar on standard error, silent when that is not a terminal; without a total it goes when it is done."""
+    from tqdm import tqdm
+
+    quiet, leave = not sys.stderr.isatty(), total is not None
+    return tqdm(desc=what, total=total, initial=initial, unit=unit, leave=leave, disable=quiet, dynamic_ncols=True)
+
+
+def write(text: str, output: str | None) -> None:
+    """Results to standard output, or to exactly the file named."""
+    if output is None:
+        print(text)
+        return
+    with writing(output):
+        Path(output).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def writing(output: str) -> Iterator[None]:
+    """Say which file it is that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
+
+
+def model_folder(chosen: options.ModelOptions) -> Path:
+    """The model folder that the options name; says which it is."""
+    from textebm import checkpoint
+
+    folder, description = checkpoint.find_model(chosen.model)
+    say(f"model: {description}")
+    return folder
+
+
+def load_model(chosen: options.ModelOptions) -> tuple["LatentEBM", "Tokenizer"]:
+    """The model that the options name, and its tokeniser."""
+    from textebm import generation
+
+    folder = model_folder(chosen)
+    return generation.load(folder, choose_device(chosen.device))
+
+
+def require_file(option: str, name: str) -> None:
+    """Check that an option names a file that is there.
+
+    Raises:
+        UsageError: it does not.
+    """
+    path = Path(name)
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise UsageError(f"{option}: {path} is a folder, where a text file is wanted")
+    if path.exists():
+        raise UsageError(f"{option}: {path} is no regular file, and it is read several times; write it to one first")
+    raise UsageError(f"{option}: {path} does not exist")
+
+
+def figure(value: float | None) -> str:
+    """A count, a rate or a mean in few characters."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def find_corpus(data: str, data_dir: str | None, text_field: str | None) -> "Corpus":
+    """The corpus that the options mean; says when it has to be downloaded, and what is odd about it."""
+    from textebm.data import registry
+
+    if data in registry.card_names():
+        card = registry.load_card(data)
+        if card.download and registry.locate(card, data_dir) is None:
+            say(f"downloading {card}. Licence: {card.licence}")
+    corpus = registry.resolve(data, data_dir, text_field)
+    for warning in corpus.warnings():
+        say(f"warning: {warning}")
+    return corpus
+
+
+def choose_device(name: str) -> "torch.device":
+    """The device that `--device` means; says what `auto` chose and why.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            say(f"device: cuda:0 ({torch.cuda.get_device_name(0)})")
+            return torch.device("cuda:0")
+        say("device: cpu (no CUDA device was found)")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]  # torch's own list of backends helps nobody
+        raise UsageError(f"--device {name} cannot be used here: {reason}") from None
+    return device
