@@ -1,6 +1,6 @@
 """The program `textebm`: which command, its exit code, and how errors are told.
 
-The commands stand in `textebm.commands`. Nothing is imported but the command that is asked for, so that help comes at once.
+The commands stand in `textebm.commands`. None is imported but the one that is asked for, so that help comes at once.
 """
 
 import os
