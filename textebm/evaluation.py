@@ -9,7 +9,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.data.text import EncodedText, sequential_batches
+from textebm.data.batches import sequential_batches
+from textebm.data.text import EncodedText
 from textebm.model import inference
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream

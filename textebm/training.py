@@ -18,9 +18,10 @@ from textebm import checkpoint, evaluation, generation, hardware
 from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
 from textebm.data import cache
+from textebm.data.batches import bucketed_batches, token_batches
 from textebm.data.prefetch import ahead
 from textebm.data.registry import SPLITS, Corpus
-from textebm.data.text import EncodedText, EncodingOptions, bucketed_batches, token_batches
+from textebm.data.text import EncodedText, EncodingOptions
 from textebm.data.vocabulary import load_tokenizer
 from textebm.errors import CheckpointError, ConfigError, DivergenceError, UsageError
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
