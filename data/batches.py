@@ -1,4 +1,4 @@
-"""Which sentences stand together in a batch, and in which order: shuffled, of similar lengths, computed and not stored."""
+"""Which sentences stand together in a batch, and in which order: shuffled, of similar lengths, computed."""
 
 from collections.abc import Iterator
 from typing import Protocol
