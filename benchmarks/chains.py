@@ -149,33 +149,48 @@ def products(bench: Bench, case: Case) -> None:
 
 def posterior(bench: Bench, case: Case) -> None:
     """Whole posterior chains, preparation included."""
-    for name, precision, sampled in (
-        ("fp32", "fp32", 0),
-        ("bf16", "bf16", 0),
-        (f"sampled-{SAMPLED_WORDS}-fp32", "fp32", SAMPLED_WORDS),
-        (f"sampled-{SAMPLED_WORDS}-bf16", "bf16", SAMPLED_WORDS),
-    ):
-        bench.compare(
-            f"posterior-chain/{name}",
+    kinds = [("fp32", 0), ("bf16", 0), ("fp32", SAMPLED_WORDS), ("bf16", SAMPLED_WORDS)]
+    variants = [
+        (
+            f"posterior-chain/{name_of(precision, sampled)}",
             lambda precision=precision, sampled=sampled: case.posterior_chain(precision, sampled),
-            case.plain_chain,
             precision,
             shapes(case.shape, sampled=sampled),
         )
+        for precision, sampled in kinds
+    ]
+    bench.compare_all(case.plain_chain, variants)
+
+
+def name_of(precision: str, sampled: int) -> str:
+    return f"sampled-{sampled}-{precision}" if sampled else precision
 
 
 def learning(bench: Bench, case: Case) -> None:
     """Whole learning steps: both chains, both gradients, both optimisers."""
-    reference = case.plain_learner()
-    for name, precision, sampled in (
-        ("fp32", "fp32", 0),
-        ("bf16", "bf16", 0),
-        (f"sampled-{SAMPLED_WORDS}-bf16", "bf16", SAMPLED_WORDS),
-    ):
-        ours = case.learner(precision, sampled)
-        bench.compare(f"learning-step/{name}", ours, reference, precision, shapes(case.shape, sampled=sampled))
-    bench.compare(
-        "precision/learning-step-bf16-over-fp32", case.learner("bf16"), case.learner("fp32"), "bf16", shapes(case.shape)
+    kinds = [("fp32", 0), ("bf16", 0), ("bf16", SAMPLED_WORDS)]
+    variants = [
+        (
+            f"learning-step/{name_of(precision, sampled)}",
+            case.learner(precision, sampled),
+            precision,
+            shapes(case.shape, sampled=sampled),
+        )
+        for precision, sampled in kinds
+    ]
+    bench.compare_all(case.plain_learner(), variants)
+    ours, reference = (
+        next(row for row in bench.rows if row["name"].endswith(f"learning-step/{precision}"))
+        for precision in ("bf16", "fp32")
+    )
+    bench.add(
+        "precision/learning-step-bf16-over-fp32",
+        "bf16",
+        shapes(case.shape),
+        ours_s=ours["ours_s"],
+        reference_s=reference["ours_s"],
+        ratio=reference["ours_s"] / ours["ours_s"],
+        repeats=ours["repeats"],
     )
 
 
@@ -240,10 +255,9 @@ def measure_pinned() -> None:
     torch.set_num_threads(1)
     ours = EBMPrior(PriorConfig(latent_dim=100, width=200, steps=60, step_size=0.4))
     source = torch.Generator().manual_seed(2)
-    pairs = harness.paired(lambda: ours.sample(100, source), jax_chain(ours, 100, 60, 0.4), 9, torch.device("cpu"))
-    ratios = sorted(theirs / mine for mine, theirs in pairs)
-    figures = {"ours_s": sorted(m for m, _ in pairs)[4], "reference_s": sorted(t for _, t in pairs)[4]}
-    print(json.dumps({**figures, "ratio": ratios[4], "min": ratios[0], "max": ratios[-1], "repeats": 9, "threads": 1}))
+    works = [lambda: ours.sample(100, source), jax_chain(ours, 100, 60, 0.4)]
+    pairs = [(mine, theirs) for mine, theirs in harness.rounds(works, 9, torch.device("cpu"))]
+    print(json.dumps({**harness.figures(pairs), "threads": 1}))
 
 
 def jax_chain(prior_: EBMPrior, n: int, steps: int, size: float) -> Callable[[], object]:
