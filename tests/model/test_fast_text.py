@@ -125,6 +125,21 @@ def test_the_learners_gradients_equal_autograds(case):
     torch.testing.assert_close(*gradients, **EXACT)
 
 
+@settings(max_examples=60)
+@given(case=cases(), precision=st.sampled_from(["fp32", "bf16", "fp16"]))
+def test_every_precision_keeps_its_bound_over_random_shapes(case, precision):
+    """16 roundings of each number, as below; in float32 of 2⁻²⁴, and sums of a few hundred terms.
+
+    Against the size of what is summed rather than of the sum: gradients of words and sentences may cancel.
+    """
+    u = SIXTEEN_BITS.get(precision, 2.0**-20)
+    model, z = case.model(torch.float32), case.z(torch.float32)
+    value, gradient = case.condition(model, "plain").log_prob_and_grad(z)
+    found, slope = case.condition(model, "fast", precision).log_prob_and_grad(z)
+    assert (found - value).abs().max() <= 4 * u * value.abs().max()
+    assert (slope - gradient).norm() <= 16 * u * (gradient.norm() + 1)
+
+
 @pytest.mark.parametrize("case", ONE_OF_EACH)
 def test_asking_again_gives_the_same(case):
     """Space to work in is used again and again: nothing of one point may reach the next."""
