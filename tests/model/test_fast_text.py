@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textebm.config import GeneratorConfig
+from textebm.model import recurrence
 from textebm.model.candidates import Candidates, inclusion, systematic
 from textebm.model.recurrent import BOS, EOS, PAD, ConditionedText, RecurrentGenerator, TextBatch
 
@@ -200,6 +201,27 @@ def test_the_plain_path_in_16_bits_is_torchs(case):
     )
     assert (value - expected).abs().max() < 8 * SIXTEEN_BITS["bf16"] * expected.abs().max()
     assert (gradient - slope).norm() < 32 * SIXTEEN_BITS["bf16"] * slope.norm()
+
+
+class TestThreads:
+    @pytest.fixture
+    def threads(self, monkeypatch):
+        """As if torch had 4 threads; what it is told to use afterwards."""
+        told = []
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+        monkeypatch.setattr(torch, "set_num_threads", told.append)
+        return told
+
+    def test_small_steps_take_one_thread_and_give_the_others_back(self, threads):
+        with pytest.raises(ZeroDivisionError), recurrence.fitting_threads(torch.zeros(4, 1), 1):
+            assert threads == [1]
+            raise ZeroDivisionError
+        assert threads == [1, 4]
+
+    def test_large_steps_take_all(self, threads):
+        with recurrence.fitting_threads(torch.zeros(4, 1), recurrence.WORTH_SHARING // 4):
+            pass
+        assert threads == []
 
 
 class TestSampledSoftmax:
