@@ -149,33 +149,48 @@ def products(bench: Bench, case: Case) -> None:
 
 def posterior(bench: Bench, case: Case) -> None:
     """Whole posterior chains, preparation included."""
-    for name, precision, sampled in (
-        ("fp32", "fp32", 0),
-        ("bf16", "bf16", 0),
-        (f"sampled-{SAMPLED_WORDS}-fp32", "fp32", SAMPLED_WORDS),
-        (f"sampled-{SAMPLED_WORDS}-bf16", "bf16", SAMPLED_WORDS),
-    ):
-        bench.compare(
-            f"posterior-chain/{name}",
+    kinds = [("fp32", 0), ("bf16", 0), ("fp32", SAMPLED_WORDS), ("bf16", SAMPLED_WORDS)]
+    variants = [
+        (
+            f"posterior-chain/{name_of(precision, sampled)}",
             lambda precision=precision, sampled=sampled: case.posterior_chain(precision, sampled),
-            case.plain_chain,
             precision,
             shapes(case.shape, sampled=sampled),
         )
+        for precision, sampled in kinds
+    ]
+    bench.compare_all(case.plain_chain, variants)
+
+
+def name_of(precision: str, sampled: int) -> str:
+    return f"sampled-{sampled}-{precision}" if sampled else precision
 
 
 def learning(bench: Bench, case: Case) -> None:
     """Whole learning steps: both chains, both gradients, both optimisers."""
-    reference = case.plain_learner()
-    for name, precision, sampled in (
-        ("fp32", "fp32", 0),
-        ("bf16", "bf16", 0),
-        (f"sampled-{SAMPLED_WORDS}-bf16", "bf16", SAMPLED_WORDS),
-    ):
-        ours = case.learner(precision, sampled)
-        bench.compare(f"learning-step/{name}", ours, reference, precision, shapes(case.shape, sampled=sampled))
-    bench.compare(
-        "precision/learning-step-bf16-over-fp32", case.learner("bf16"), case.learner("fp32"), "bf16", shapes(case.shape)
+    kinds = [("fp32", 0), ("bf16", 0), ("bf16", SAMPLED_WORDS)]
+    variants = [
+        (
+            f"learning-step/{name_of(precision, sampled)}",
+            case.learner(precision, sampled),
+            precision,
+            shapes(case.shape, sampled=sampled),
+        )
+        for precision, sampled in kinds
+    ]
+    bench.compare_all(case.plain_learner(), variants)
+    ours, reference = (
+        next(row for row in bench.rows if row["name"].endswith(f"learning-step/{precision}"))
+        for precision in ("bf16", "fp32")
+    )
+    bench.add(
+        "precision/learning-step-bf16-over-fp32",
+        "bf16",
+        shapes(case.shape),
+        ours_s=ours["ours_s"],
+        reference_s=reference["ours_s"],
+        ratio=reference["ours_s"] / ours["ours_s"],
+        repeats=ours["repeats"],
     )
 
 
@@ -240,10 +255,9 @@ def measure_pinned() -> None:
     torch.set_num_threads(1)
     ours = EBMPrior(PriorConfig(latent_dim=100, width=200, steps=60, step_size=0.4))
     source = torch.Generator().manual_seed(2)
-    pairs = harness.paired(lambda: ours.sample(100, source), jax_chain(ours, 100, 60, 0.4), 9, torch.device("cpu"))
-    ratios = sorted(theirs / mine for mine, theirs in pairs)
-    figures = {"ours_s": sorted(m for m, _ in pairs)[4], "reference_s": sorted(t for _, t in pairs)[4]}
-    print(json.dumps({**figures, "ratio": ratios[4], "min": ratios[0], "max": ratios[-1], "repeats": 9, "threads": 1}))
+    works = [lambda: ours.sample(100, source), jax_chain(ours, 100, 60, 0.4)]
+    pairs = [(mine, theirs) for mine, theirs in harness.rounds(works, 9, torch.device("cpu"))]
+    print(json.dumps({**harness.figures(pairs), "threads": 1}))
 
 
 def jax_chain(prior_: EBMPrior, n: int, steps: int, size: float) -> Callable[[], object]:
@@ -323,22 +337,27 @@ def generation(bench: Bench, case: Case, sentences: int) -> None:
         source = case.source()
         return [plain.sentences(row[None], longest, source)[0] for row in rows]
 
-    few = z[: max(16, sentences // 100)]
+    ours(z[:200])
+    seconds = harness.seconds(lambda: ours(z), case.device)
     words = sum(map(len, ours(z[:500]))) / len(z[:500])
     what = shapes(case.shape, sentences=len(z), mean_words=words, longest=longest)
-    row = bench.compare("generation/plain-batched-loop", lambda: ours(z), lambda: batched(z), "fp32", what, 1)
-    per_sentence = row["ours_s"] / len(z)
-    seconds = harness.seconds(lambda: singly(few), case.device) / len(few)
-    bench.add(
-        "generation/one-sentence-at-a-time",
-        "fp32",
-        {**what, "reference_sentences": len(few)},
-        ours_s=per_sentence,
-        reference_s=seconds,
-        ratio=seconds / per_sentence,
-        repeats=1,
-        remark="a sentence",
-    )
+    for name, way, rows in (
+        ("plain-batched-loop", batched, z[:1024]),
+        ("one-sentence-at-a-time", singly, z[: max(16, min(100, sentences // 10))]),
+    ):
+        way(rows[:16])
+        theirs = harness.seconds(lambda way=way, rows=rows: way(rows), case.device) / len(rows)
+        bench.add(
+            f"generation/{name}",
+            "fp32",
+            {**what, "reference_sentences": len(rows)},
+            ours_s=seconds / len(z),
+            reference_s=theirs,
+            ratio=theirs * len(z) / seconds,
+            repeats=1,
+            job_s=seconds,
+            remark=f"a sentence; all {len(z):,} in {seconds:.0f} s",
+        )
 
 
 def memory(bench: Bench, shape: Shape, vocabularies: tuple[int, int]) -> None:
@@ -381,8 +400,16 @@ def measure_memory(vocabulary: int, hidden: int) -> None:
     step()
     generator = case.config.generator
     rows = vocabulary * generator.embedding_dim + (vocabulary - 2) * (generator.hidden_dim + 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"peak": peak, "weights": 4 * rows}))
+    print(json.dumps({"peak": peak_bytes(), "weights": 4 * rows}))
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held. Linux's getrusage would count what its parent held at the fork."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def costs(bench: Bench, quick: bool) -> dict[str, Curve]:
@@ -423,9 +450,13 @@ def plot(curves: dict[str, Curve], path: Path) -> None:
         axis.set_xticks(sizes, [f"{size:g}" for size in sizes])
         axis.minorticks_off()
         axis.set_xlabel(titles[name])
+    low, high = axes[0].get_ylim()
+    ticks = [tick for tick in (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000) if low <= tick <= high]
+    axes[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes[0].minorticks_off()
     axes[0].set_ylabel("ms a learning step")
     axes[0].legend()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path)
 
 
 def main() -> int:

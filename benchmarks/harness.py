@@ -32,19 +32,31 @@ def seconds(work: Work, device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def paired(ours: Work, reference: Work, repeats: int, device: torch.device) -> list[tuple[float, float]]:
-    """Seconds of both, in turn, after one run of each that does not count; who goes first alternates."""
-    seconds(ours, device)
-    seconds(reference, device)
-    pairs = []
+def rounds(works: Sequence[Work], repeats: int, device: torch.device) -> list[list[float]]:
+    """Seconds of every work in each round, after one run of each that does not count; who goes first changes."""
+    for work in works:
+        seconds(work, device)
+    measured = []
     for number in range(repeats):
-        if number % 2:
-            theirs = seconds(reference, device)
-            pairs.append((seconds(ours, device), theirs))
-        else:
-            mine = seconds(ours, device)
-            pairs.append((mine, seconds(reference, device)))
-    return pairs
+        times = [0.0] * len(works)
+        for place in range(len(works)):
+            which = (place + number) % len(works)
+            times[which] = seconds(works[which], device)
+        measured.append(times)
+    return measured
+
+
+def figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float | int]:
+    """What a row says about pairs of (our seconds, the reference's)."""
+    ratios = [theirs / mine for mine, theirs in pairs]
+    return {
+        "ours_s": statistics.median(mine for mine, _ in pairs),
+        "reference_s": statistics.median(theirs for _, theirs in pairs),
+        "ratio": statistics.median(ratios),
+        "min": min(ratios),
+        "max": max(ratios),
+        "repeats": len(pairs),
+    }
 
 
 class Bench:
@@ -73,20 +85,14 @@ class Bench:
         **details: Any,  # noqa: ANN401
     ) -> Row:
         """Measure a pair, add its row and print it."""
-        pairs = paired(ours, reference, repeats or self.repeats, self.device)
-        ratios = [theirs / mine for mine, theirs in pairs]
-        return self.add(
-            name,
-            dtype,
-            shapes,
-            ours_s=statistics.median(mine for mine, _ in pairs),
-            reference_s=statistics.median(theirs for _, theirs in pairs),
-            ratio=statistics.median(ratios),
-            min=min(ratios),
-            max=max(ratios),
-            repeats=len(pairs),
-            **details,
-        )
+        pairs = [(mine, theirs) for mine, theirs in rounds([ours, reference], repeats or self.repeats, self.device)]
+        return self.add(name, dtype, shapes, **figures(pairs), **details)
+
+    def compare_all(self, reference: Work, variants: Sequence[tuple[str, Work, str, dict[str, Any]]]) -> None:
+        """Measure several ways (name, work, dtype, shapes) against one reference, which runs once a round."""
+        measured = rounds([reference, *(work for _, work, _, _ in variants)], self.repeats, self.device)
+        for index, (name, _, dtype, shapes) in enumerate(variants, start=1):
+            self.add(name, dtype, shapes, **figures([(times[index], times[0]) for times in measured]))
 
     def add(self, name: str, dtype: str, shapes: dict[str, Any], **values: Any) -> Row:  # noqa: ANN401
         """Add a row measured elsewhere; what a row has no figure for is None."""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textebm.config import GeneratorConfig
+from textebm.model import recurrence
 from textebm.model.candidates import Candidates, inclusion, systematic
 from textebm.model.recurrent import BOS, EOS, PAD, ConditionedText, RecurrentGenerator, TextBatch
 
@@ -125,6 +126,21 @@ def test_the_learners_gradients_equal_autograds(case):
     torch.testing.assert_close(*gradients, **EXACT)
 
 
+@settings(max_examples=60)
+@given(case=cases(), precision=st.sampled_from(["fp32", "bf16", "fp16"]))
+def test_every_precision_keeps_its_bound_over_random_shapes(case, precision):
+    """16 roundings of each number, as below; in float32 of 2⁻²⁴, and sums of a few hundred terms.
+
+    Against the size of what is summed rather than of the sum: gradients of words and sentences may cancel.
+    """
+    u = SIXTEEN_BITS.get(precision, 2.0**-20)
+    model, z = case.model(torch.float32), case.z(torch.float32)
+    value, gradient = case.condition(model, "plain").log_prob_and_grad(z)
+    found, slope = case.condition(model, "fast", precision).log_prob_and_grad(z)
+    assert (found - value).abs().max() <= 4 * u * value.abs().max()
+    assert (slope - gradient).norm() <= 16 * u * (gradient.norm() + 1)
+
+
 @pytest.mark.parametrize("case", ONE_OF_EACH)
 def test_asking_again_gives_the_same(case):
     """Space to work in is used again and again: nothing of one point may reach the next."""
@@ -185,6 +201,27 @@ def test_the_plain_path_in_16_bits_is_torchs(case):
     )
     assert (value - expected).abs().max() < 8 * SIXTEEN_BITS["bf16"] * expected.abs().max()
     assert (gradient - slope).norm() < 32 * SIXTEEN_BITS["bf16"] * slope.norm()
+
+
+class TestThreads:
+    @pytest.fixture
+    def threads(self, monkeypatch):
+        """As if torch had 4 threads; what it is told to use afterwards."""
+        told = []
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+        monkeypatch.setattr(torch, "set_num_threads", told.append)
+        return told
+
+    def test_small_steps_take_one_thread_and_give_the_others_back(self, threads):
+        with pytest.raises(ZeroDivisionError), recurrence.fitting_threads(torch.zeros(4, 1), 1):
+            assert threads == [1]
+            raise ZeroDivisionError
+        assert threads == [1, 4]
+
+    def test_large_steps_take_all(self, threads):
+        with recurrence.fitting_threads(torch.zeros(4, 1), recurrence.WORTH_SHARING // 4):
+            pass
+        assert threads == []
 
 
 class TestSampledSoftmax:

@@ -10,6 +10,7 @@ The equations and the order of the gates (LSTM: i, f, g, o; GRU: r, u, n) are th
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +68,24 @@ def pack(lengths: Int[Tensor, " batch"], time: int, device: torch.device) -> Pac
 def _to_device(values: Tensor, device: torch.device) -> Tensor:
     """Copied without making the host wait."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+
+
+WORTH_SHARING = 32_000_000
+"""Multiplications of a time step from which CPU threads share it: for fewer, waking them costs what they save."""
+
+
+@contextmanager
+def fitting_threads(weight: Float[Tensor, "gates hidden"], batch: int) -> Iterator[None]:
+    """One CPU thread for a recurrence of steps too small to be shared, else all of them."""
+    threads = torch.get_num_threads()
+    if weight.device.type != "cpu" or threads == 1 or batch * weight.numel() >= WORTH_SHARING:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Slopes(NamedTuple):
@@ -336,14 +355,16 @@ class _Differentiable(torch.autograd.Function):
     ) -> Tensor:
         """The hidden states."""
         ctx.recurrence = CELLS[cell_name](packing, weight, bias, dtype)
-        states: Tensor = ctx.recurrence.forward(inputs, per_sentence, hidden, cell)
+        with fitting_threads(weight, packing.sizes[0]):
+            states: Tensor = ctx.recurrence.forward(inputs, per_sentence, hidden, cell)
         return states
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Gradients in all tensors that entered."""
-        slopes = ctx.recurrence.backward(slope.clone())
+        with fitting_threads(ctx.recurrence.weight, ctx.recurrence.packing.sizes[0]):
+            slopes = ctx.recurrence.backward(slope.clone())
         of_bias = None if ctx.recurrence.bias is None else ctx.recurrence.recurrent_slopes().sum(0)
         return (None, None, None, *slopes, ctx.recurrence.weight_slope(), of_bias)
 

@@ -297,10 +297,12 @@ class _Chain:
     ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "batch latent"]]:
         """log p of each word, and the gradient of each sentence's in z; sentences in the packing's order."""
         model = self.model
-        states = self.recurrence.forward(self.inputs, _enter(z, self.layer), *model.start(z))
+        with recurrence.fitting_threads(self.layer.recurrent, len(z)):
+            states = self.recurrence.forward(self.inputs, _enter(z, self.layer), *model.start(z))
         states = self.text._drop(states)
         log_probs, slope = softmax.log_prob_and_grad(states, self.output, self.targets)
-        slopes = self.recurrence.backward(self.text._drop(slope))
+        with recurrence.fitting_threads(self.layer.recurrent, len(z)):
+            slopes = self.recurrence.backward(self.text._drop(slope))
         gradient = torch.zeros_like(z)
         if self.layer.entry is not None:
             gradient.addmm_(slopes.per_sentence, self.layer.entry)
