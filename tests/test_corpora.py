@@ -96,6 +96,7 @@ class TestPolicies:
         done = command("rppl", "--model", "run", "-n", 50)
         assert done.code == 0, done.err
         with_policy = json.loads(done.out)
+        assert "|text:lower+numbers-N|" in with_policy["signature"]
         assert with_policy["details"]["real"]["out_of_vocabulary"] == 0
         changed = tmp_path / "changed"
         changed.mkdir()
