@@ -65,10 +65,18 @@ def test_a_small_run_of_the_chains(root, tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read as Linux reports it")
 def test_memory_grows_with_the_vocabulary_by_weights_and_optimiser_state_only(root):
-    """Weights, their gradients and Adam's two moments; a matrix of logits would add six times as much here."""
-    small, large = (json.loads(program(root, "--peak-memory", v, "--hidden", 32)) for v in (5_002, 45_002))
+    """Weights, their gradients and Adam's two moments; a matrix of logits would add six times as much here.
+
+    What else a process holds at its peak varies by some 20 MB from run to run and only adds: so the lower of two runs.
+    """
+
+    def measured(vocabulary):
+        runs = [json.loads(program(root, "--peak-memory", vocabulary, "--hidden", 32)) for _ in range(2)]
+        return min(runs, key=lambda run: run["peak"])
+
+    small, large = measured(5_002), measured(85_002)
     growth = large["peak"] - small["peak"]
     expected = 4 * (large["weights"] - small["weights"])
-    logits = 64 * 24 * 40_000 * 4
+    logits = 64 * 24 * 80_000 * 4
     assert logits > 5 * expected
     assert 0.6 * expected < growth < 1.3 * expected
