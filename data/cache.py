@@ -1,6 +1,6 @@
 """Vocabularies and encoded splits, built once and kept: keyed by content and settings, mapped from Arrow files.
 
-    TEXTEBM_HOME/encoded/KEY.vocabulary.json    a tokenizer, and how much of the training split it covers
+    TEXTEBM_HOME/encoded/KEY.vocabulary.json    a tokenizer
     TEXTEBM_HOME/encoded/KEY.arrow              an encoded split: a record batch for every 65,536 sentences
     TEXTEBM_HOME/encoded/KEY.json               its report and its size; written last, so what has one is whole
 

@@ -135,8 +135,8 @@ class Corpus:
     unknown: str | None = None
     """The word that stands for an unknown one in the source; read as <unk>."""
     card: Card | None = None
-    _digests: dict[Split, str] = field(default_factory=dict, compare=False, repr=False)
-    """Digests that were computed: a text is read once for its own."""
+    _contents: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
+    """Digests of sources by their identity: a text is read once, however many splits are made of it."""
 
     @property
     def held_out(self) -> tuple[Split, ...]:
@@ -178,15 +178,15 @@ class Corpus:
         Raises:
             DataError: the source cannot be read.
         """
-        if split not in self._digests:
-            shares = self._shares(split)
-            decides = {
-                "content": self.source(split).digest(),
-                "unknown": self.unknown or UNKNOWN,
-                "shares": None if shares is None else [sorted(shares), HOLD_OUT_SHARES],
-            }
-            self._digests[split] = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        return self._digests[split]
+        source, shares = self.source(split), self._shares(split)
+        if id(source) not in self._contents:
+            self._contents[id(source)] = source.digest()
+        decides = {
+            "content": self._contents[id(source)],
+            "unknown": self.unknown or UNKNOWN,
+            "shares": None if shares is None else [sorted(shares), HOLD_OUT_SHARES],
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def warnings(self) -> list[str]:
         """What a person ought to know before they use it: splits that are the same text."""
