@@ -19,6 +19,7 @@ from textebm.config import (
     PriorConfig,
     from_dict,
     load_config,
+    method_names,
     preset_names,
     to_dict,
 )
@@ -142,6 +143,35 @@ class TestPresets:
             inference = load_config(name).inference
             known = inference.temperature if isinstance(inference.temperature, tuple) else (inference.temperature,)
             assert min(known) == 1.0 or "tempered" in name, name
+
+
+class TestMethods:
+    @pytest.mark.parametrize("method", method_names())
+    @pytest.mark.parametrize("name", preset_names())
+    def test_each_fits_each_preset_and_the_command_line_knows_it(self, name: str, method: str, command) -> None:
+        done = command("train", "--config", name, "--method", method, "--print-config")
+        assert done.code == 0, done.err
+        assert json.loads(done.out) == to_dict(load_config(name, method))
+
+    def test_a_method_changes_what_it_names_and_nothing_else(self) -> None:
+        plain, twin = load_config("ptb-small"), load_config("ptb-small", "sri")
+        assert twin.prior.kind == "gaussian"
+        assert dataclasses.replace(twin, prior=plain.prior) == plain
+        assert dataclasses.replace(twin.prior, kind="ebm") == plain.prior
+
+    def test_the_paper_is_the_default(self) -> None:
+        for name in preset_names():
+            assert load_config(name, "lebm") == load_config(name)
+
+    def test_a_single_setting_wins_over_the_method(self, command) -> None:
+        done = command("train", "--config", "ptb", "--method", "sri", "--prior.kind", "ebm", "--print-config")
+        assert json.loads(done.out) == to_dict(load_config("ptb"))
+
+    def test_an_unknown_one_is_refused_with_the_known_ones(self, command) -> None:
+        done = command("train", "--config", "demo", "--method", "vea", "--print-config")
+        assert done.code == 2
+        assert "no method 'vea'" in done.err
+        assert "sri" in done.err
 
 
 def test_help_shows_every_setting_with_its_line_of_help(command) -> None:

@@ -1,6 +1,7 @@
 """The typed configuration of a run: the one definition behind the command line, preset files and a run's config.json.
 
-A preset is a YAML file in `textebm/configs`; keys it does not name keep the defaults written here. Values are checked
+A preset is a YAML file in `textebm/configs`; keys it does not name keep the defaults written here. A method is one in
+`textebm/configs/methods`: the keys in which a row of the comparison differs, laid over a preset. Values are checked
 when a configuration is made, so a wrong one never reaches training.
 """
 
@@ -10,6 +11,7 @@ import json
 import types
 import typing
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -330,18 +332,28 @@ def _typed(value: Any, hint: Any, path: str) -> Any:  # noqa: ANN401 (a value st
 
 def preset_names() -> list[str]:
     """Names of the presets that ship with the package."""
-    files = resources.files("textebm.configs").iterdir()
-    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+    return _names(resources.files("textebm.configs"))
 
 
-def load_config(name_or_path: str) -> Config:
+def method_names() -> list[str]:
+    """Names of the methods that ship with the package: settings to lay over a preset."""
+    return _names(resources.files("textebm.configs") / "methods")
+
+
+def _names(folder: Traversable) -> list[str]:
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_config(name_or_path: str, method: str | None = None) -> Config:
     """A configuration from a shipped preset's name or from a YAML or JSON file.
 
-    Raises:
-        ConfigError: no such preset or file, not YAML, an unknown key, or a value of the wrong type or range.
-    """
-    import yaml
+    Args:
+        name_or_path: the preset or the file.
+        method: name of a method whose settings replace those of the preset.
 
+    Raises:
+        ConfigError: no such preset, file or method, not YAML, an unknown key, or a value of the wrong type or range.
+    """
     path = Path(name_or_path)
     if path.is_dir():
         path = path / "config.json"
@@ -354,11 +366,36 @@ def load_config(name_or_path: str) -> Config:
             raise ConfigError(f"{name_or_path} cannot be read as a YAML or JSON file: {error}") from None
     else:
         raise ConfigError(f"no preset and no file {name_or_path!r}; presets: {', '.join(preset_names())}")
-    try:
-        values = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise ConfigError(f"{name_or_path} is not valid YAML: {error}") from None
+    values = _mapping(text, name_or_path)
+    if method is not None:
+        if method not in method_names():
+            raise ConfigError(f"no method {method!r}; methods: {', '.join(method_names())}")
+        overlay = (resources.files("textebm.configs") / "methods" / f"{method}.yaml").read_text(encoding="utf-8")
+        values = _overlaid(values, _mapping(overlay, f"method {method}"))
+        name_or_path += f" with method {method}"
     try:
         return from_dict(values)
     except ConfigError as error:
         raise ConfigError(f"{name_or_path}: {error}") from None
+
+
+def _mapping(text: str, name: str) -> dict[str, Any]:
+    """What a YAML text says: a mapping, empty where it says nothing."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+        raise ConfigError(f"{name} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: the configuration must be a mapping of keys to values, not {values!r}")
+    return values
+
+
+def _overlaid(values: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """`values` where `overlay` says nothing, at every depth."""
+    joined = dict(values)
+    for key, value in overlay.items():
+        below = joined.get(key)
+        joined[key] = _overlaid(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return joined

@@ -62,6 +62,7 @@ class Train(DeviceOptions):
     examples:
       textebm train --data ptb
       textebm train --config ptb-small --max-minutes 60
+      textebm train --config ptb-small --method sri
       textebm train --data my-corpus.txt --vocab-size 8000 --prior.kind gaussian
       textebm train --config runs/ptb-20260101-120000/config.json --seed 1
       textebm train --data ptb --run-dir runs/ptb --resume auto
@@ -73,6 +74,9 @@ class Train(DeviceOptions):
     """What decides the outcome of the run."""
     config: str | None = None
     """Preset or file (YAML or JSON) that the settings start from (default: the preset named like the corpus)."""
+    method: str | None = None
+    """Which row of the comparison: settings laid over the preset's (lebm: EBM prior, short-run inference; sri: the same
+    under a Gaussian prior)."""
     run_dir: str | None = None
     """Run folder (default: runs/DATA-TIME)."""
     resume: str | None = None

@@ -26,18 +26,20 @@ OWN_CORPUS_PRESET = "ptb-small"
 def preset_of(arguments: Sequence[str]) -> tuple[Config, str]:
     """The settings that a command line starts from, and where they come from.
 
-    `--config` names them; else they are the preset named like `--data`, or the one for a corpus of one's own.
+    `--config` names them; else they are the preset named like `--data`, or the one for a corpus of one's own. Those of
+    `--method` are laid over them.
     """
-    named = {"--config": "", "--data": ""}
+    named = {"--config": "", "--data": "", "--method": ""}
     for index, argument in enumerate(arguments):
         key, _, value = argument.partition("=")
         if key in named:
             named[key] = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
-    data, config = named["--data"], named["--config"]
+    data, config, method = named["--data"], named["--config"], named["--method"] or None
+    over = f" with method {method}" if method else ""
     if config:
-        return load_config(config), config
+        return load_config(config, method), config + over
     name = (data or "demo") if data in (*preset_names(), "") else OWN_CORPUS_PRESET
-    return load_config(name), f"preset {name}"
+    return load_config(name, method), f"preset {name}{over}"
 
 
 def train(arguments: Sequence[str]) -> int:
