@@ -22,6 +22,7 @@ from typing import Any
 
 # Threads that spin while they wait take the cores from the threads that work. Read once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on large pages, as the command line sets it
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 import torch

@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Spinning OpenMP threads slow recurrent networks down many times over as soon as anything else wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Pages of 2 MB: to touch the fresh memory of a large tensor costs as much as many a product with it.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

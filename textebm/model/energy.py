@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from textebm import native
 from textebm.config import PriorConfig
 from textebm.model import graphs, langevin
 
@@ -20,9 +21,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "ta
 LEAK = 0.2
 """Slope of a leaky rectifier below 0."""
 
-Through = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""The gradient before an activation, given that after it, the activation's argument, and its value."""
-
 FORWARD: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": nn.functional.gelu,
     "silu": nn.functional.silu,
@@ -30,12 +28,103 @@ FORWARD: dict[str, Callable[[Tensor], Tensor]] = {
     "lrelu": lambda argument: nn.functional.leaky_relu(argument, LEAK),
 }
 
-BACKWARD: dict[str, Through] = {
-    "gelu": lambda slope, argument, value: torch.ops.aten.gelu_backward(slope, argument),
-    "silu": lambda slope, argument, value: torch.ops.aten.silu_backward(slope, argument),
-    "tanh": lambda slope, argument, value: torch.ops.aten.tanh_backward(slope, value),
-    "lrelu": lambda slope, argument, value: torch.ops.aten.leaky_relu_backward(slope, argument, LEAK, False),
+BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gelu": torch.ops.aten.gelu_backward,
+    "silu": torch.ops.aten.silu_backward,
+    "tanh": lambda above, argument: torch.ops.aten.tanh_backward(above, argument.tanh()),
+    "lrelu": lambda above, argument: torch.ops.aten.leaky_relu_backward(above, argument, LEAK, False),
 }
+"""The gradient below an activation, given that above it and the activation's argument."""
+
+
+class Activation:
+    """An activation and its gradient, without autograd: in C where that is to be had, else by torch."""
+
+    def __init__(self, kind: str, like: Tensor, numbers: int) -> None:
+        """How `numbers` numbers of the dtype and device of `like` go through it."""
+        self.native = native.gelu(like, numbers) if kind == "gelu" else None
+        self.value, self.gradient = FORWARD[kind], BACKWARD[kind]
+
+    def forward(self, argument: Tensor) -> tuple[Tensor, Tensor]:
+        """The value, and what `below` wants of it, which may take the place of the argument."""
+        return (self.value(argument), argument) if self.native is None else self.native.forward(argument)
+
+    def below(self, above: Tensor, kept: Tensor) -> Tensor:
+        """The gradient below, given that above, which is overwritten, and what `forward` kept."""
+        return self.gradient(above, kept) if self.native is None else above.mul_(kept)
+
+    def below_top(self, above: Tensor, argument: Tensor) -> Tensor:
+        """The gradient below an activation whose value nobody needs. The argument may be overwritten."""
+        return self.gradient(above, argument) if self.native is None else self.native.backward(above, argument)
+
+
+class FrozenTilt:
+    """U(z) = −f(z) + ‖z‖²/2σ² with the weights of now, layer by layer: many small steps need no autograd graph.
+
+    A `langevin.Potential` and a `langevin.Stepper`.
+    """
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], kind: str, precision: float) -> None:
+        """Freeze the weights.
+
+        Args:
+            layers: weight and bias of each linear layer, detached; the last has one output.
+            kind: the activation.
+            precision: 1/σ².
+        """
+        *self.hidden, (self.last, self.offset) = layers
+        self.kind, self.precision = kind, precision
+        self.for_steps: tuple[Activation, Tensor] | None = None
+
+    @torch.no_grad
+    def __call__(
+        self, z: Float[Tensor, "batch latent"]
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+        """U(z) in nats and ∇U(z)."""
+        energy = torch.linalg.vecdot(z, z).mul_(0.5 * self.precision)
+        gradient = z * self.precision
+        if not self.hidden:
+            return energy.sub_(torch.addmv(self.offset, z, self.last[0])), gradient.sub_(self.last)
+        activation, above = self._prepared(z)
+        argument, kept = self._up(z, activation)
+        energy.sub_(torch.addmv(self.offset, activation.value(argument), self.last[0]))
+        return energy, gradient.addmm_(self._down(above, argument, kept, activation), self.hidden[0][0], alpha=-1)
+
+    def step(
+        self, z: Float[Tensor, "batch latent"], step_size: float, noise: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, "batch latent"]:
+        """z − ½s²∇U(z) + noise; `noise`, which is sTε already, is overwritten. Nothing here may require a gradient."""
+        half = 0.5 * step_size**2
+        moved = noise.add_(z, alpha=1 - half * self.precision)
+        if not self.hidden:
+            return moved.add_(self.last, alpha=half)
+        if self.for_steps is None or len(self.for_steps[1]) != len(z):
+            self.for_steps = self._prepared(z)
+        activation, above = self.for_steps
+        argument, kept = self._up(z, activation)
+        return moved.addmm_(self._down(above, argument, kept, activation), self.hidden[0][0], alpha=half)
+
+    def _prepared(self, z: Tensor) -> tuple[Activation, Tensor]:
+        """How so many chains go through the activations, and ∂f in the values of the last."""
+        rows = self.last.expand(len(z), -1).contiguous()  # kernels are slow on rows that are one and the same
+        return Activation(self.kind, z, rows.numel()), rows
+
+    def _up(self, z: Tensor, activation: Activation) -> tuple[Tensor, list[Tensor]]:
+        """The argument of the last activation, and what the others kept."""
+        (weight, bias), *others = self.hidden
+        argument, kept = torch.addmm(bias, z, weight.T), []
+        for weight, bias in others:
+            value, passed = activation.forward(argument)
+            kept.append(passed)
+            argument = torch.addmm(bias, value, weight.T)
+        return argument, kept
+
+    def _down(self, above: Tensor, argument: Tensor, kept: list[Tensor], activation: Activation) -> Tensor:
+        """∂f in what the first linear layer gives."""
+        slope = activation.below_top(above, argument)
+        for (weight, _), passed in zip(reversed(self.hidden[1:]), reversed(kept), strict=True):
+            slope = activation.below(slope @ weight, passed)
+        return slope
 
 
 class GaussianPrior(nn.Module):
@@ -118,28 +207,8 @@ class EBMPrior(GaussianPrior):
         return self.frozen()(z)
 
     def frozen(self) -> langevin.Potential:
-        """The potential with the weights of now, layer by layer: many small steps need no autograd graph."""
-        *hidden, (last, offset) = self._layers()
-        forward, through = FORWARD[self.config.activation], BACKWARD[self.config.activation]
-        precision = 1 / self.config.sigma**2
-
-        @torch.no_grad()
-        def potential(
-            z: Float[Tensor, "batch latent"],
-        ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
-            value, passed = z, []
-            for weight, bias in hidden:
-                argument = torch.addmm(bias, value, weight.T)
-                value = forward(argument)
-                passed.append((weight, argument, value))
-            tilt = torch.addmv(offset, value, last[0])
-            slope = last.expand(len(z), -1).contiguous()  # kernels are slow on rows that are one and the same
-            for weight, argument, value in reversed(passed):
-                slope = through(slope, argument, value) @ weight
-            energy = torch.linalg.vecdot(z, z).mul_(0.5 * precision).sub_(tilt)
-            return energy, torch.sub(z, slope) if precision == 1 else torch.sub(z * precision, slope)
-
-        return potential
+        """The potential with the weights of now; a chain asks for it once and then calls it at every step."""
+        return FrozenTilt(self._layers(), self.config.activation, 1 / self.config.sigma**2)
 
     def move(
         self, start: Float[Tensor, "batch latent"], generator: torch.Generator, steps: int | None = None
