@@ -56,6 +56,10 @@ def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions)
     else:
         assert real.test is not None
         score = lm_eval.rppl(generated, real.test, real.train, valid=real.valid, **settings)
+    if chosen.sentence_scores is not None:
+        from textebm.lm_eval.kept import keep_scores
+
+        keep_scores(Path(chosen.sentence_scores), score.signature, score.sentence_scores)
     _say_remarks(score)
     write(score.to_json() if chosen.format == "json" else _describe_score(score), chosen.output)
     return 0
