@@ -43,7 +43,7 @@ class Experiment:
     Args:
         name: of the experiment, and of its folders.
         description: one line.
-        presets: presets at each size: `small`, for a CPU; `full`, as published.
+        presets: presets (or configuration files) at each size: `small`, for a CPU; `full`, as published.
         methods: rows: methods laid over each preset (`textebm.config.method_names`); one that is not there yet is left
             out, and said so.
         settings: dotted key -> value, laid over preset and method in every cell.
@@ -136,7 +136,7 @@ class Cell:
     @property
     def name(self) -> str:
         """As in the names of its files."""
-        return f"{self.preset}-{self.method}-seed{self.seed}"
+        return f"{Path(self.preset).stem}-{self.method}-seed{self.seed}"
 
     @property
     def config(self) -> Config:
