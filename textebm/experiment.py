@@ -6,6 +6,7 @@ cell that was cut or interrupted goes on where it stopped. An experiment is an e
 """
 
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -395,14 +396,14 @@ class Sitting:
         folder = self._scores_dir(cell)
         folder.mkdir(exist_ok=True)
         if not (folder / FIGURES).exists():
-            yield lambda: self._measure_figures(cell)
+            yield functools.partial(self._measure_figures, cell)
         model = ["--model", str(self.run_dir(cell)), *self._common]
         if self.likelihood and not (folder / LIKELIHOOD).exists():
-            yield lambda: self.run("likelihood", [*model, "--output", str(folder / LIKELIHOOD)])
+            yield functools.partial(self.run, "likelihood", [*model, "--output", str(folder / LIKELIHOOD)])
         for protocol in self.protocols:
             if not self._is_measured(self._read_scores(cell, protocol), protocol):
                 for metric in METRICS:
-                    yield lambda p=protocol, m=metric: self._measure_score(cell, p, m, model)  # type: ignore[misc]
+                    yield functools.partial(self._measure_score, cell, protocol, metric, model)
 
     def _measure_score(self, cell: Cell, protocol: str, metric: Metric, model: Sequence[str]) -> int:
         """FPPL or RPPL of samples that are drawn with seed 0, as the judges' seeds are 0, 1, ... in every cell."""
@@ -426,7 +427,7 @@ class Sitting:
     def _read_scores(self, cell: Cell, protocol: str) -> dict[str, Any]:
         paths = {metric: self._scores_dir(cell) / f"{protocol}-{metric}.json" for metric in METRICS}
         kept = [metric for metric, path in paths.items() if path.exists() and path.with_suffix(".npz").exists()]
-        return {metric: checkpoint.read_json(paths[metric]) for metric in kept}  # type: ignore[index]
+        return {metric: checkpoint.read_json(paths[metric]) for metric in kept}
 
     def _write_result(self, cell: Cell) -> None:
         """Everything about a cell in one file; nothing in it names a place on this machine."""
@@ -562,7 +563,7 @@ def figures(run_dir: Path, corpus: Corpus, device: torch.device | str) -> dict[s
         split: evaluation.validate(model, text, config.seed, HELD_OUT_SENTENCES).to_dict()
         for split, text in (("valid", splits.valid), ("test", splits.test))
     }
-    if config.evaluation.active_unit_sentences:
+    if config.evaluation.active_unit_sentences and "posterior_norm" in held_out["valid"]:  # else there is no z
         units = evaluation.active_units(model, splits.valid, config.seed, ACTIVE_UNIT_SENTENCES)
         held_out["valid"] |= dict(zip(("active_units", "active_unit_variances"), units, strict=True))
     return {

@@ -273,15 +273,29 @@ class ExplainSignature:
 class Compare:
     """Put scores into tables: those that compare side by side, others apart, and why.
 
+    Results of textebm experiment can be shown one row a method, with mean and spread over seeds and with the difference
+    from one method: a hierarchical bootstrap over seeds, judges and sentences.
+
     examples:
       textebm compare a.json b.json
       textebm compare a.json b.json --published --format markdown
+      textebm compare results/table2/*.json --against sri --published --format markdown --output results/table2.md
+      textebm compare --published
     """
 
     files: tyro.conf.Positional[tuple[str, ...]] = ()
     """Results of fppl, rppl or evaluate in JSON."""
     published: bool = False
-    """Published rows too: only beside lstm-sentence, and only where the data compare."""
+    """Published rows too: beside ours only under lstm-sentence, and only where the data compare. Without files: every
+    published table that is known."""
+    by_method: bool = False
+    """One row a method, over seeds (results of textebm experiment)."""
+    against: str | None = None
+    """Method from which the others' differences are taken, with intervals; implies --by-method."""
+    runs: str = "runs"
+    """Folder of runs, in which the scores of each sentence are (for --against)."""
+    resamples: int = 1000
+    """Resamples behind each interval of --against."""
     format: Literal["text", "markdown", "csv", "json"] = "text"
     """A table for people, for Markdown, for a spreadsheet; or JSON."""
     output: str | None = None
