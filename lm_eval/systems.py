@@ -218,7 +218,19 @@ class Systems:
         compared = compare_items([item for run in runs for item in run.items])
         self.tables = compared.tables
         self.known = published_rows()
-        self._warnings = [*compared.warnings, *self._unlike_settings()]
+        self._warnings = [*compared.warnings, *self._unlike_settings(), *self._absent_scores()]
+
+    def _absent_scores(self) -> list[str]:
+        """Rows in which a score of some seed is missing: it stands in another table, or was not measured."""
+        said = []
+        for table in self.tables:
+            for row in self.rows(table):
+                for metric in METRICS:
+                    there = row.scores(table, metric)
+                    if absent := sorted({run.seed for run in row.runs} - there.keys()):
+                        seeds = ", ".join(map(str, absent))
+                        said.append(f"{table.title}: {row.label} has no {metric.upper()} here of the seeds {seeds}")
+        return said
 
     def _unlike_settings(self) -> list[str]:
         """Rows whose runs are not of the same settings, so that their mean is of nothing."""
@@ -275,6 +287,7 @@ class Systems:
         if left := sorted(scores[0].keys() ^ scores[1].keys()):
             self._warnings.append(f"{what}: only one of them has the seeds {', '.join(map(str, left))}: left out")
         if not seeds:
+            self._warnings.append(f"{what}: there is no seed that both have scores of")
             return None
         kept = [
             {run.seed: self._kept(run, of_row[run.seed]).runs for run in each.runs if run.seed in seeds}

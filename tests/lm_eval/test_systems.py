@@ -162,6 +162,15 @@ class TestRows:
         assert [[row.method for row in found.rows(table)] for table in found.tables] == [["lebm", "sri"], ["vae"]]
         assert any("do not compare and share no table" in warning for warning in found.warnings)
 
+    def test_a_score_that_stands_elsewhere_is_missed(self, results: Results) -> None:
+        """Another test split: RPPL does not compare, and FPPL, which knows no test split, stands in both tables."""
+        path = results.add("sri", 3)
+        content = json.loads(path.read_text())
+        content["rppl"]["signature"] = content["rppl"]["signature"].replace("c2f8", "0000")
+        path.write_text(json.dumps(content))
+        warnings = results.compared().warnings
+        assert any(warning.endswith("sri has no RPPL here of the seeds 3") for warning in warnings)
+
     def test_runs_of_different_settings_are_no_row(self, results: Results) -> None:
         results.add("sri", 3, config={"seed": 3, "data": "ptb", "epochs": 9})
         assert "sri on ptb-small: its runs were trained with different settings" in results.compared().warnings
