@@ -255,6 +255,19 @@ class TestRefusals:
         with pytest.raises(UsageError, match=r"inference\.steps was 4 and is 5"):
             sitting(folder).state(other)
 
+    def test_a_result_is_still_the_cells_when_a_setting_came_later(self, copy: tuple[Path, Cell]) -> None:
+        """A setting that it does not name had its default; one that this version does not know cannot be compared."""
+        folder, cell = copy
+        path = folder / "results" / "tiny" / f"{cell.name}.json"
+        result = json.loads(path.read_text())
+        del result["config"]["inference"]["sampled_softmax"]
+        path.write_text(json.dumps(result))
+        assert sitting(folder).state(cell) == "done"
+        result["config"]["inference"]["of_tomorrow"] = 1
+        path.write_text(json.dumps(result))
+        with pytest.raises(UsageError, match=r"cannot read: unknown configuration key 'inference\.of_tomorrow'"):
+            sitting(folder).state(cell)
+
     def test_a_run_of_other_settings_is_not_gone_on_with(self, copy: tuple[Path, Cell]) -> None:
         folder, cell = copy
         shutil.rmtree(folder / "results")
@@ -303,6 +316,13 @@ class TestTheCommand:
         assert (done.code, done.out) == (3, "")
         assert done.err.count("training diverged") == 2
         assert "2 of 2 cells are not done" in done.err
+
+    @pytest.mark.parametrize("dirty", [True, False])
+    def test_changes_on_top_of_a_commit_are_told(self, dirty: bool, command, monkeypatch) -> None:
+        monkeypatch.setattr("textebm.hardware.commit", lambda: 40 * "a" + "-dirty" * dirty)
+        monkeypatch.setattr(Sitting, "state", lambda self, cell: "done")
+        done = command("experiment", "smoke", "--seeds", "1")
+        assert ("changes on top of its commit" in done.err) == dirty
 
     @pytest.mark.parametrize(
         ("words", "said"),

@@ -18,6 +18,7 @@ def experiment(arguments: Sequence[str]) -> int:
     """`textebm experiment`."""
     chosen = parse(options.Experiment, "experiment", arguments)
     from textebm import experiment as experiments
+    from textebm import hardware
 
     if chosen.max_minutes is not None and not chosen.max_minutes > 0:
         raise UsageError(f"--max-minutes is {chosen.max_minutes}: it must be positive")
@@ -34,6 +35,8 @@ def experiment(arguments: Sequence[str]) -> int:
     for method in plan.missing:
         say(f"note: the method {method} is not available in this version, and is left out")
     sitting = _sitting(chosen, str(choose_device(chosen.device)))
+    if (hardware.commit() or "").endswith("-dirty"):
+        say("warning: this checkout has changes on top of its commit, so a result cannot say exactly what made it")
     if (done := sum(sitting.state(cell) == "done" for cell in plan.cells)) < len(plan.cells):
         return _work(plan.cells, sitting)
     say(f"all {done} cells are done: {sitting.results / found.name}")
