@@ -496,15 +496,12 @@ def _require_same(where: Path, written: object, cell: Cell) -> None:
         UsageError: it was not.
     """
     try:
-        before = to_dict(_anywhere(from_dict(written)))  # type: ignore[arg-type]
+        before = dict(_flat(to_dict(_anywhere(from_dict(written)))))  # type: ignore[arg-type]
     except ConfigError as error:
         raise UsageError(f"{where} holds settings that this version cannot read: {error}") from None
-    now = to_dict(_anywhere(cell.config))
-    changed = [
-        f"{key} was {old!r} and is {dict(_flat(now))[key]!r}"
-        for key, old in _flat(before)
-        if dict(_flat(now))[key] != old
-    ]
+    now = dict(_flat(to_dict(_anywhere(cell.config))))
+    keys = [key for key in (before | now) if before.get(key) != now.get(key)]
+    changed = [f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in keys]
     if changed:
         raise UsageError(
             f"{where} was made with other settings than {cell.name} has now: {', '.join(changed)}. Move it away, name "
