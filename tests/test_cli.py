@@ -23,7 +23,7 @@ from textebm.lm_eval import protocols
 
 COMMANDS = [
     *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate", "calibrate"),
-    *("signature", "compare", "data", "plot", "env"),
+    *("signature", "compare", "experiment", "data", "plot", "env"),
 ]
 
 

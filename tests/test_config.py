@@ -99,7 +99,7 @@ class TestRoundTrip:
 
 class TestPresets:
     def test_the_presets_of_the_field_ship(self) -> None:
-        assert {"demo", "ptb", "ptb-small", "snli", "yahoo"} <= set(preset_names())
+        assert {"demo", "ptb", "ptb-small", "snli", "snli-small", "yahoo"} <= set(preset_names())
 
     @pytest.mark.parametrize("name", preset_names())
     def test_each_parses_and_names_a_corpus_that_has_a_card(self, name: str) -> None:

@@ -24,6 +24,7 @@ COMMANDS = {
     "calibrate": "judges",
     "signature": "measuring",
     "compare": "measuring",
+    "experiment": "experiment",
     "data": "corpora",
     "plot": "surroundings",
     "env": "surroundings",
@@ -45,6 +46,7 @@ commands:
   calibrate    what real text scores under each judge, beside known figures
   signature    explain a score's signature, or say whether two scores compare
   compare      put scores into tables, those that compare side by side
+  experiment   train and measure every cell of a table; goes on where it stopped
   data         list corpora, show one, download it, check what is on this machine
   plot         draw a run's learning curves
   env          say what textebm finds on this machine

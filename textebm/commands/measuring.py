@@ -56,6 +56,10 @@ def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions)
     else:
         assert real.test is not None
         score = lm_eval.rppl(generated, real.test, real.train, valid=real.valid, **settings)
+    if chosen.sentence_scores is not None:
+        from textebm.lm_eval.kept import keep_scores
+
+        keep_scores(Path(chosen.sentence_scores), score.signature, score.sentence_scores)
     _say_remarks(score)
     write(score.to_json() if chosen.format == "json" else _describe_score(score), chosen.output)
     return 0
@@ -104,12 +108,29 @@ def compare(arguments: Sequence[str]) -> int:
     """`textebm compare`."""
     chosen = parse(options.Compare, "compare", arguments)
     from textebm.lm_eval import compare as comparing
+    from textebm.lm_eval import systems
+    from textebm.lm_eval.published import render_published
 
+    if chosen.published and not chosen.files:
+        write(render_published(chosen.format), chosen.output)
+        return 0
     if not chosen.files:
-        raise UsageError("no file is given: name results of fppl, rppl or evaluate in JSON")
+        raise UsageError("no file is given: name results of fppl, rppl, evaluate or experiment in JSON")
+    if chosen.resamples < 1:
+        raise UsageError(f"--resamples is {chosen.resamples}: it must be at least 1")
     for path in chosen.files:
         require_file("compare", path)
-    comparison = comparing.compare_files([Path(path) for path in chosen.files], published=chosen.published)
+    comparison: comparing.Comparison | systems.Systems
+    if chosen.by_method or chosen.against is not None:
+        comparison = systems.Systems(
+            [systems.read_run(Path(path)) for path in chosen.files],
+            against=chosen.against,
+            published=chosen.published,
+            folder=Path(chosen.runs),
+            resamples=chosen.resamples,
+        )
+    else:
+        comparison = comparing.compare_files([Path(path) for path in chosen.files], published=chosen.published)
     for warning in comparison.warnings:
         say(f"warning: {warning}")
     write(comparison.render(chosen.format), chosen.output)
