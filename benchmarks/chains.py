@@ -34,7 +34,7 @@ from harness import Bench
 from straightforward import Shape, Straightforward
 
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
-from textebm.lm_eval.large_softmax import native_precision
+from textebm.hardware import native_precision
 from textebm.model import inference
 from textebm.model.candidates import Candidates
 from textebm.model.decoding import Decoding, decode

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from textebm.lm_eval.large_softmax import native_precision
+from textebm.hardware import native_precision
 
 CPU = torch.device("cpu")
 
