@@ -1,4 +1,4 @@
-"""What this machine is: its class, versions and the commit, for results (never a host name or a path); how it multiplies."""
+"""What this machine is: class, versions and commit for results (never a host name or a path), and how it multiplies."""
 
 import os
 import platform
