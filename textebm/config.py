@@ -42,7 +42,7 @@ class PriorConfig:
     """The prior p(z) ∝ exp(f(z)) N(z; 0, σ²I) and its short-run chain."""
 
     kind: Literal["ebm", "gaussian", "none"] = "ebm"
-    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain; none: no z, a plain language model."""
+    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain; none: no z, a plain LM."""
     latent_dim: int = 32
     """Number of dimensions of z (with kind = none it says nothing)."""
     sigma: float = 1.0
@@ -153,8 +153,8 @@ def require_one_latent(prior: PriorConfig, inference: InferenceConfig) -> None:
     """
     if (prior.kind == "none") != (inference.kind == "none"):
         raise ConfigError(
-            f"prior.kind is {prior.kind!r} and inference.kind is {inference.kind!r}: a plain language model has none of "
-            "both, any other model one of each"
+            f"prior.kind is {prior.kind!r} and inference.kind is {inference.kind!r}: a plain language model has none "
+            "of both, any other model one of each"
         )
 
 
