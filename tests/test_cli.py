@@ -22,7 +22,8 @@ from textebm.errors import DataError
 from textebm.lm_eval import protocols
 
 COMMANDS = [
-    *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate", "calibrate"),
+    *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate"),
+    *("likelihood", "calibrate"),
     *("signature", "compare", "data", "plot", "env"),
 ]
 

@@ -46,6 +46,10 @@ class TextBatch(NamedTuple):
             return TextBatch(self.inputs.pin_memory(), self.targets.pin_memory(), self.lengths)._moved(device)
         return self._moved(device)
 
+    def repeated(self, copies: int) -> "TextBatch":
+        """Each sentence so many times in a row."""
+        return TextBatch(*(part.repeat_interleave(copies, dim=0) for part in self))
+
     def _moved(self, device: torch.device | str) -> "TextBatch":
         inputs, targets = (t.to(device, non_blocking=True) for t in (self.inputs, self.targets))
         return TextBatch(inputs, targets, self.lengths)
