@@ -137,7 +137,7 @@ def estimate(
             nothing = model.prior.origin.expand(len(batch), -1)  # (sentences, 0)
             log_means[batch] = log_likelihoods[batch] = model.log_prob(x, nothing).double().cpu().numpy()
         tick(len(batch))
-    tilted = model.config.prior.kind == "ebm"
+    tilted = next(model.prior.parameters(), None) is not None
     known = [a for a in accepted if a is not None]
     return Marginal(
         log_means=log_means,

@@ -55,7 +55,8 @@ class Bridge(NamedTuple):
     def tilt(self, point: Point) -> Float[Tensor, " batch"]:
         """f(z) = ‖z‖²/2σ² − U(z) in float64: what the target's log-density has beyond the reference's."""
         z = point.z.double()
-        return 0.5 * self.precision * torch.linalg.vecdot(z, z) - point.potential.double()
+        tilt: Tensor = 0.5 * self.precision * torch.linalg.vecdot(z, z) - point.potential.double()
+        return tilt
 
 
 def step(

@@ -80,7 +80,8 @@ class Gaussians:
         """So many samples for each sentence, in float64."""
         size = (count, self.mean.shape[1])
         noise = torch.stack([torch.randn(size, generator=source, dtype=torch.float64) for source in sources])
-        return self.mean[:, None] + noise.to(self.mean.device) @ self.scale.mT
+        z: Tensor = self.mean[:, None] + noise.to(self.mean.device) @ self.scale.mT
+        return z
 
     def log_prob(self, z: Float[Tensor, "sentences count latent"]) -> Float[Tensor, "sentences count"]:
         """log q(z) of each sample, normalised, in nats and float64."""
@@ -88,7 +89,8 @@ class Gaussians:
         whitened = torch.linalg.solve_triangular(self.scale, away, upper=False)
         log_volume = self.scale.diagonal(dim1=1, dim2=2).log().sum(1)
         constant = 0.5 * self.mean.shape[1] * math.log(2 * math.pi)
-        return -0.5 * whitened.square().sum(1) - log_volume[:, None] - constant
+        log_prob: Tensor = -0.5 * whitened.square().sum(1) - log_volume[:, None] - constant
+        return log_prob
 
 
 class Defensive:
