@@ -160,6 +160,12 @@ class TestSummary:
         assert marginal.summarise(known(), {}, QUICK).details["warnings"] == []
         assert "1.1 effective samples out of 60" in marginal.summarise(few, {}, QUICK).details["warnings"][0]
 
+    def test_so_are_few_effective_chains(self) -> None:
+        runs = [Run(LogMean(1.0, 0.1, effective), 0.6) for effective in (30.0, 2.5)]
+        few = dataclasses.replace(known(), log_normaliser=LogNormaliser(*runs, exact_start=False))
+        (warning,) = marginal.summarise(few, {}, QUICK).details["warnings"]
+        assert "rests on 2.5 effective chains" in warning
+
     def test_figures_compare_however_they_were_estimated(self) -> None:
         """An exact likelihood stands beside a bound; another text, or another vocabulary, does not."""
         exact = dataclasses.replace(known(), effective_samples=None, log_normaliser=None, proposal=None)

@@ -33,6 +33,8 @@ TOKENS_AT_ONCE = 16_384
 """Tokens whose likelihood is computed together: it bounds the memory and changes no figure."""
 FEW_SAMPLES = 0.02
 """Share of the samples below which the effective ones are too few for the bound to be near."""
+FEW_CHAINS = 10
+"""Effective chains of an annealed run below which its standard error says little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,9 +341,18 @@ def _describe_reconstruction(found: Marginal) -> dict[str, Any] | None:
 
 
 def _warnings(found: Marginal, samples: int) -> list[str]:
-    if found.effective_samples is None or float(np.median(found.effective_samples)) >= FEW_SAMPLES * samples:
-        return []
-    return [
-        f"the median sentence has {np.median(found.effective_samples):.1f} effective samples out of {samples}: the "
-        "bound may be far off; try more --samples, more --chain-steps, or the other --covariance"
-    ]
+    warnings = []
+    if found.effective_samples is not None and np.median(found.effective_samples) < FEW_SAMPLES * samples:
+        warnings.append(
+            f"the median sentence has {np.median(found.effective_samples):.1f} effective samples out of {samples}: the "
+            "bound may be far off; try more --samples, more --chain-steps, or the other --covariance"
+        )
+    if found.log_normaliser is not None:
+        runs = (found.log_normaliser.forward, found.log_normaliser.reverse)
+        fewest = min(run.log_normaliser.effective_samples for run in runs)
+        if fewest < FEW_CHAINS:
+            warnings.append(
+                f"an estimate of log Z rests on {fewest:.1f} effective chains, too few for its standard error to mean "
+                "much; try more --ais-steps or --ais-chains"
+            )
+    return warnings
