@@ -37,6 +37,26 @@ def interval(
     return _ends(_mean_resampled(runs, resamples, seed), level)
 
 
+def mean_interval(
+    values: NDArray[np.float64], *, resamples: int = 1000, level: float = LEVEL, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap interval of a mean over sentences.
+
+    Args:
+        values: one a sentence.
+        resamples: number of resampled texts.
+        level: share of the resampled means inside the interval.
+        seed: of the draws; the same sentences are drawn as by `interval`.
+
+    Returns:
+        Lower and upper end.
+    """
+    sums = np.zeros(resamples)
+    for rows, chosen in _draws(len(values), resamples, seed):
+        sums[rows] += values[chosen].sum(axis=-1)
+    return _ends(sums / len(values), level)
+
+
 @dataclass(frozen=True)
 class Difference:
     """By how much the perplexity of one text differs from that of another.

@@ -9,13 +9,14 @@ from textebm.errors import UsageError
 
 Weight = Literal["decisive", "implementation", "uncertainty"]
 """What it means that two scores differ in a fact: `decisive`, they do not compare; `implementation`, the scores should
-agree but for rounding; `uncertainty`, the score is the same and its interval is not."""
+agree but for rounding; `uncertainty`, the score is the same and its interval is not, or it is a looser or a tighter
+bound of the same."""
 
 KNOWN: dict[str, tuple[Weight, str]] = {
     "metric": (
         "decisive",
         "fppl: generated text under a model of real text; rppl: real text under a model of generated text; real-row: "
-        "real text under a model of real text",
+        "real text under a model of real text; marginal-nll: −log p(x) of real text under a model, a sentence, in nats",
     ),
     "data": ("decisive", "name of the real corpus"),
     "train": ("decisive", "first digits of the SHA-256 of the real training split's sentences"),
@@ -58,11 +59,25 @@ KNOWN: dict[str, tuple[Weight, str]] = {
     "vocabulary": (
         "decisive",
         "the words that the judge gives probability to, and their number; train: those of the real training split, "
-        "own: those of the text that the judge is trained on",
+        "own: those of the text that the judge is trained on; model: those of the model that is scored, and first "
+        "digits of the SHA-256 of them",
     ),
     "eos": ("decisive", "whether the end of sentence is counted as a token"),
     "interval": ("uncertainty", "how the interval was computed, and from how many resampled texts"),
     "seed": ("uncertainty", "seed of the interval, and of the judge where it has one"),
+    "scored": ("decisive", "split of the real corpus that was scored"),
+    "sentences": ("decisive", "number of its sentences that were scored, spread evenly over it"),
+    "bound": (
+        "uncertainty",
+        "exact: the likelihood itself; upper: an importance-weighted bound, which the NLL is at most in expectation",
+    ),
+    "samples": ("uncertainty", "samples of z that the likelihood of a sentence was estimated from"),
+    "proposal": ("uncertainty", "where those samples come from"),
+    "log-normaliser": (
+        "uncertainty",
+        "how the prior's log Z was found: 0 of a Gaussian; ais: annealed importance sampling, chains x steps, the "
+        "larger of the forward and the reverse estimate",
+    ),
     "version": ("implementation", "version of textebm"),
 }
 """What each key says. A key that is not here is decisive."""

@@ -22,8 +22,8 @@ from textebm.errors import DataError
 from textebm.lm_eval import protocols
 
 COMMANDS = [
-    *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate", "calibrate"),
-    *("signature", "compare", "experiment", "data", "plot", "env"),
+    *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate"),
+    *("likelihood", "calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
 ]
 
 

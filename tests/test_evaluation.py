@@ -116,14 +116,14 @@ class TestValidate:
         assert measured.posterior_energy == measured.prior_energy == measured.gaussian_energy == 0
 
     def test_a_part_of_the_sentences_is_spread_over_all(self, text: EncodedText) -> None:
-        rows = evaluation._spread(100, 5)
+        rows = evaluation.spread(100, 5)
         assert rows.tolist() == [0, 25, 50, 74, 99]
-        assert evaluation._spread(3, 5).tolist() == evaluation._spread(3, 0).tolist() == [0, 1, 2]
+        assert evaluation.spread(3, 5).tolist() == evaluation.spread(3, 0).tolist() == [0, 1, 2]
         assert evaluation.validate(make_model(), text, 0, sentences=5).sentences == 5
 
     @given(st.integers(1, 500), st.integers(0, 500))
     def test_such_rows_are_distinct_and_in_order(self, available: int, wanted: int) -> None:
-        rows = evaluation._spread(available, wanted)
+        rows = evaluation.spread(available, wanted)
         assert len(rows) == (min(available, wanted) or available)
         assert (np.diff(rows) > 0).all()
         assert rows[0] == 0

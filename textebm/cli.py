@@ -21,6 +21,7 @@ COMMANDS = {
     "fppl": "measuring",
     "rppl": "measuring",
     "evaluate": "measuring",
+    "likelihood": "likelihood",
     "calibrate": "judges",
     "signature": "measuring",
     "compare": "measuring",
@@ -43,6 +44,7 @@ commands:
   fppl         forward perplexity: generated text under a language model of real text
   rppl         reverse perplexity: real text under a language model of generated text
   evaluate     both, and what perplexity does not see, of one text or several, in one table
+  likelihood   log p(x) of held-out sentences: a bound that can be believed, or no figure
   calibrate    what real text scores under each judge, beside known figures
   signature    explain a score's signature, or say whether two scores compare
   compare      put scores into tables, those that compare side by side

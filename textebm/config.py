@@ -41,10 +41,10 @@ def _require_schedule(key: str, value: Schedule, *, zero_allowed: bool) -> None:
 class PriorConfig:
     """The prior p(z) ∝ exp(f(z)) N(z; 0, σ²I) and its short-run chain."""
 
-    kind: Literal["ebm", "gaussian"] = "ebm"
-    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain."""
+    kind: Literal["ebm", "gaussian", "none"] = "ebm"
+    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain; none: no z, a plain LM."""
     latent_dim: int = 32
-    """Number of dimensions of z."""
+    """Number of dimensions of z (with kind = none it says nothing)."""
     sigma: float = 1.0
     """Standard deviation σ of the reference Gaussian."""
     width: int = 200
@@ -68,6 +68,11 @@ class PriorConfig:
         _require(self.steps >= 0, "prior.steps", self.steps, "0 or more")
         _require_schedule("prior.step_size", self.step_size, zero_allowed=False)
         _require_schedule("prior.temperature", self.temperature, zero_allowed=True)
+
+    @property
+    def dimensions(self) -> int:
+        """Dimensions that z has: 0 in a plain language model."""
+        return 0 if self.kind == "none" else self.latent_dim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +119,8 @@ class GeneratorConfig:
 class InferenceConfig:
     """How z is inferred from a sentence: a short-run Langevin chain on the posterior."""
 
+    kind: Literal["short-run", "none"] = "short-run"
+    """short-run: a Langevin chain from the reference Gaussian; none: there is no z, with prior.kind = none."""
     steps: int = 20
     """K1: Langevin steps of the posterior chain."""
     step_size: Schedule = 0.1
@@ -136,6 +143,19 @@ class InferenceConfig:
         _require(0 <= self.annealing_start <= 1, "inference.annealing_start", self.annealing_start, "in [0, 1]")
         _require(self.annealing_steps >= 0, "inference.annealing_steps", self.annealing_steps, "0 or more")
         _require(self.sampled_softmax >= 0, "inference.sampled_softmax", self.sampled_softmax, "0 or more")
+
+
+def require_one_latent(prior: PriorConfig, inference: InferenceConfig) -> None:
+    """Check that prior and inference agree on whether there is a z.
+
+    Raises:
+        ConfigError: one has none and the other one has.
+    """
+    if (prior.kind == "none") != (inference.kind == "none"):
+        raise ConfigError(
+            f"prior.kind is {prior.kind!r} and inference.kind is {inference.kind!r}: a plain language model has none "
+            "of both, any other model one of each"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,6 +280,7 @@ class Config:
         _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require_one_latent(self.prior, self.inference)
 
     @property
     def text_policy(self) -> str:

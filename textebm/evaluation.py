@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from textebm.model import inference
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream
 from textebm.model.recurrent import EOS, FIRST_OUTPUT, TextBatch
+
+SelectBy = Literal["reconstruction_nll", "prior_nll"]
 
 ACTIVE_VARIANCE = 0.01
 """A dimension of z is active when the variance over sentences of its posterior mean exceeds this."""
@@ -70,7 +73,12 @@ class Validation:
         return self._perplexity(self.gaussian_nll)
 
     def _perplexity(self, nll: float) -> float:
-        return math.exp(min(nll * self.sentences / self.words, 700.0))
+        return perplexity_a_word(nll, self.sentences, self.words)
+
+    def score(self, select_by: SelectBy) -> float:
+        """What makes a checkpoint the best: lower is better."""
+        value: float = getattr(self, select_by)
+        return value
 
     def to_dict(self) -> dict[str, float]:
         """All figures by name, perplexities included."""
@@ -78,8 +86,48 @@ class Validation:
         return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in perplexities}}
 
 
-def validate(model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0, batch_size: int = 64) -> Validation:
-    """Score held-out sentences.
+@dataclasses.dataclass(frozen=True)
+class ExactValidation:
+    """What is measured of a plain language model: since nothing is latent, one likelihood, and it is exact."""
+
+    sentences: int
+    """Sentences scored."""
+    tokens: int
+    """Their tokens, end of sentence included."""
+    words: int
+    """Their words, end of sentence included; in a vocabulary of words as many as tokens."""
+    nll: float
+    """Mean −log p(x) a sentence, in nats (no dropout)."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the NLL a word."""
+        return perplexity_a_word(self.nll, self.sentences, self.words)
+
+    def score(self, select_by: SelectBy) -> float:
+        """What makes a checkpoint the best, however others are selected: lower is better."""
+        return self.nll
+
+    def to_dict(self) -> dict[str, float]:
+        """All figures by name, the perplexity included."""
+        return {**dataclasses.asdict(self), "perplexity": self.perplexity}
+
+
+def perplexity_a_word(nll: float, sentences: int, words: int) -> float:
+    """exp of the NLL a word.
+
+    Args:
+        nll: mean over the sentences, in nats.
+        sentences: how many.
+        words: of all of them, ends of sentence included.
+    """
+    return math.exp(min(nll * sentences / words, 700.0))
+
+
+def validate(
+    model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0, batch_size: int = 64
+) -> Validation | ExactValidation:
+    """Score held-out sentences; a plain language model is scored exactly.
 
     Args:
         model: the model, on its device.
@@ -88,16 +136,25 @@ def validate(model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0,
         sentences: score only this many, spread evenly over the text (0: all).
         batch_size: sentences scored at once.
     """
-    rows = _spread(len(text), sentences)
-    totals = torch.zeros(10, dtype=torch.float64)
+    rows = spread(len(text), sentences)
+    exact = not model.config.prior.dimensions
+    totals = torch.zeros(1 if exact else 10, dtype=torch.float64)
     tokens, words = 0, len(rows) + int(text.words(rows).sum())
     for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
         x = text.batch(rows[batch]).to(model.device)
         tokens += int(x.lengths.sum())
-        totals += _validate_batch(model, x, seed, number).cpu()
+        totals += (_exact_nll(model, x) if exact else _validate_batch(model, x, seed, number)).cpu()
     means = (totals / len(rows)).tolist()
+    if exact:
+        return ExactValidation(len(rows), tokens, words, *means)
     names = [f.name for f in dataclasses.fields(Validation)][3:]
     return Validation(sentences=len(rows), tokens=tokens, words=words, **dict(zip(names, means, strict=True)))
+
+
+def _exact_nll(model: LatentEBM, x: TextBatch) -> Float[Tensor, " 1"]:
+    """The sum of −log p(x) over one batch."""
+    nothing = model.prior.origin.expand(len(x.lengths), -1)  # (batch, 0)
+    return -model.log_prob(x, nothing).double().sum().unsqueeze(0)
 
 
 def _validate_batch(model: LatentEBM, x: TextBatch, seed: int, number: int) -> Float[Tensor, " figures"]:
@@ -138,8 +195,8 @@ def active_units(
     Returns:
         The number of active units, and the corrected variance of each dimension.
     """
-    rows = _spread(len(text), sentences).repeat(chains)
-    samples = torch.empty(len(rows), model.config.prior.latent_dim, dtype=torch.float64)
+    rows = spread(len(text), sentences).repeat(chains)
+    samples = torch.empty(len(rows), model.config.prior.dimensions, dtype=torch.float64)
     for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
         x = text.batch(rows[batch]).to(model.device)
         z = model.infer(x, stream(seed, "evaluation", number, 3, device=model.device))
@@ -151,7 +208,7 @@ def active_units(
     return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
 
 
-def _spread(available: int, wanted: int) -> NDArray[np.int64]:
+def spread(available: int, wanted: int) -> NDArray[np.int64]:
     """`wanted` row numbers spread evenly over `available` rows (0: all of them)."""
     if wanted == 0 or wanted >= available:
         return np.arange(available, dtype=np.int64)

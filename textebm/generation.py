@@ -12,7 +12,7 @@ import torch
 from textebm.data.text import encode
 from textebm.data.vocabulary import decode as to_text
 from textebm.data.vocabulary import load_tokenizer
-from textebm.errors import DataError
+from textebm.errors import DataError, UsageError
 from textebm.home import home
 from textebm.model.decoding import Decoding, decode
 from textebm.model.latent_ebm import LatentEBM
@@ -75,8 +75,14 @@ def infer(model: LatentEBM, tokenizer: "Tokenizer", sentences: Sequence[str], se
     """One posterior sample of z for each sentence, (sentences, latent), in the sentences' order.
 
     Raises:
+        UsageError: the model is a plain language model, which has no z.
         DataError: there is no sentence.
     """
+    if not model.config.prior.dimensions:
+        raise UsageError(
+            "this model is a plain language model (prior.kind: none): it has no z to infer from a sentence, so it can "
+            "neither reconstruct nor interpolate; give a model with a prior by --model"
+        )
     text = encode(sentences, tokenizer, max_length=None, overlong="cut")
     if len(text) != len(sentences):
         raise DataError(

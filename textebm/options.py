@@ -76,7 +76,7 @@ class Train(DeviceOptions):
     """Preset or file (YAML or JSON) that the settings start from (default: the preset named like the corpus)."""
     method: str | None = None
     """Which row of the comparison: settings laid over the preset's (lebm: EBM prior, short-run inference; sri: the same
-    under a Gaussian prior)."""
+    under a Gaussian prior; lstm-lm: a plain language model, without z)."""
     run_dir: str | None = None
     """Run folder (default: runs/DATA-TIME)."""
     resume: str | None = None
@@ -252,6 +252,75 @@ class Evaluate(TextOptions):
     """A table for people, for Markdown, for a spreadsheet; or everything in one JSON object."""
     output: str | None = None
     """File to write to (default: standard output)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihood(ModelOptions):
+    """Marginal likelihood of held-out sentences: mean −log p(x) a sentence in nats, and the perplexity a word.
+
+    Of a plain language model it is exact. Of a model with z it is an upper bound of the NLL in expectation, by
+    importance weighting; the normaliser of an EBM prior is estimated from two sides, and there is no score where the
+    two disagree (docs/likelihood.md).
+
+    examples:
+      textebm likelihood --n 20 --format text
+      textebm likelihood --model runs/ptb --split test --output likelihood.json
+      textebm likelihood --samples 5000 --ais-steps 5000
+    """
+
+    data: str | None = None
+    """Corpus to score (default: the one that the model was trained on)."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
+    text_field: str | None = None
+    """Field of JSON lines, or column of a hub data set, that holds the text (default: that of the run, else text)."""
+    split: Literal["valid", "test"] = "valid"
+    """Which split of it."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """Score only so many sentences, spread evenly over the split (default: all)."""
+    samples: int = 500
+    """Samples of z a sentence: the more, the nearer the bound."""
+    chains: int = 8
+    """Posterior chains a sentence, to which the proposal of those samples, a Gaussian, is fitted."""
+    chain_steps: int = 60
+    """Steps of each chain: the first half adapts the step size, the second half is fitted."""
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    """Of the proposal; full needs many more --chain-steps than z has dimensions."""
+    widening: float = 1.1
+    """Factor on the proposal's standard deviations."""
+    defensive: float = 0.05
+    """Share of the reference Gaussian that is mixed into the proposal (0: none)."""
+    ais_chains: int = 256
+    """Chains of each annealed run for log Z."""
+    ais_steps: int = 1000
+    """Densities between the Gaussian and the prior."""
+    ais_leapfrogs: int = 1
+    """Leapfrogs of each move: 1 is Metropolis-adjusted Langevin, more is Hamiltonian Monte Carlo."""
+    ais_path: Literal["sigmoid", "linear"] = "sigmoid"
+    """How the densities are spaced."""
+    ais_settling: int = 1000
+    """Moves of the long chains that the reverse run starts from."""
+    sentences_at_once: int = 16
+    """Sentences worked on together: memory and speed, not the figures."""
+    resamples: int = 1000
+    """Resampled texts behind each interval."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object, or lines for people."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {"n": 1, "samples": 1, "chains": 1, "chain_steps": 2, "ais_chains": 2, "ais_steps": 1}
+        least |= {"ais_leapfrogs": 1, "ais_settling": 0, "sentences_at_once": 1, "resamples": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ConfigError(f"{name} is {value}: it must be at least {smallest}")
+        if not self.widening > 0:
+            raise ConfigError(f"widening is {self.widening}: it must be positive")
+        if not 0 <= self.defensive < 1:
+            raise ConfigError(f"defensive is {self.defensive}: it must be in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)

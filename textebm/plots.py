@@ -23,7 +23,7 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def learning_curves(run_dir: Path, output: Path) -> None:
-    """Draw likelihood, energies and norms over learning steps.
+    """Draw likelihood, energies and norms over learning steps; of a plain language model the likelihood alone.
 
     Args:
         run_dir: the run folder.
@@ -38,7 +38,6 @@ def learning_curves(run_dir: Path, output: Path) -> None:
     except ImportError:
         raise UsageError("plots need matplotlib: pip install 'textebm[plot]'") from None
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
 
     lines = read_log(run_dir)
     train = [line for line in lines if line["kind"] == "train"]
@@ -46,37 +45,60 @@ def learning_curves(run_dir: Path, output: Path) -> None:
     if not train or not valid:
         raise CheckpointError(f"{run_dir} has logged no training or no validation yet: there is nothing to draw")
     with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False}):
-        figure = Figure(figsize=(11, 3.6), layout="constrained")
-        likelihood, energy, norm = figure.subplots(1, 3)
-        for key, label, colour in (
-            ("reconstruction_perplexity", "posterior samples", "tab:blue"),
-            ("prior_perplexity", "prior samples", "tab:orange"),
-            ("gaussian_perplexity", "Gaussian samples", "tab:green"),
-        ):
-            _line(likelihood, valid, key, label, colour, marker="o")
-        likelihood.set(title="perplexity on valid, by where z comes from", xlabel="step", yscale="log")
-        likelihood.yaxis.set_major_formatter(ScalarFormatter())
-        likelihood.yaxis.set_minor_formatter(ScalarFormatter())
-        for key, label, colour in (
-            ("posterior_energy", "posterior", "tab:blue"),
-            ("prior_energy", "prior", "tab:orange"),
-        ):
-            _line(energy, train, key, f"{label} (train)", colour, alpha=0.4)
-            _line(energy, valid, key, f"{label} (valid)", colour, marker="o")
-        energy.set(title="energy −f(z), nats", xlabel="step")
-        for key, label, colour in (
-            ("posterior_norm", "‖z‖ posterior", "tab:blue"),
-            ("prior_norm", "‖z‖ prior", "tab:orange"),
-            ("posterior_displacement", "moved by the posterior chain", "tab:purple"),
-        ):
-            _line(norm, train, key, label, colour)
-        norm.set(title="chains", xlabel="step")
-        for axes in (likelihood, energy, norm):
+        if "perplexity" in valid[0]:
+            figure = Figure(figsize=(3.7, 3.6), layout="constrained")
+            _draw_perplexity(figure.subplots(), valid)
+        else:
+            figure = Figure(figsize=(11, 3.6), layout="constrained")
+            _draw_latent(figure.subplots(1, 3), train, valid)
+        for axes in figure.axes:
             axes.legend(frameon=False, fontsize=8)
         try:
             figure.savefig(output, dpi=150)
         except (OSError, ValueError) as error:
             raise UsageError(f"{output} cannot be written: {error}") from None
+
+
+def _draw_perplexity(axes: Any, valid: list[dict[str, Any]]) -> None:  # noqa: ANN401
+    """The one panel of a plain language model."""
+    _line(axes, valid, "perplexity", "exact: nothing is latent", "tab:blue", marker="o")
+    axes.set(title="perplexity on valid", xlabel="step", yscale="log")
+    _plain_ticks(axes)
+
+
+def _draw_latent(panels: Any, train: list[dict[str, Any]], valid: list[dict[str, Any]]) -> None:  # noqa: ANN401
+    """The three panels of a model with z: likelihood, energies, norms."""
+    likelihood, energy, norm = panels
+    for key, label, colour in (
+        ("reconstruction_perplexity", "posterior samples", "tab:blue"),
+        ("prior_perplexity", "prior samples", "tab:orange"),
+        ("gaussian_perplexity", "Gaussian samples", "tab:green"),
+    ):
+        _line(likelihood, valid, key, label, colour, marker="o")
+    likelihood.set(title="perplexity on valid, by where z comes from", xlabel="step", yscale="log")
+    _plain_ticks(likelihood)
+    for key, label, colour in (
+        ("posterior_energy", "posterior", "tab:blue"),
+        ("prior_energy", "prior", "tab:orange"),
+    ):
+        _line(energy, train, key, f"{label} (train)", colour, alpha=0.4)
+        _line(energy, valid, key, f"{label} (valid)", colour, marker="o")
+    energy.set(title="energy −f(z), nats", xlabel="step")
+    for key, label, colour in (
+        ("posterior_norm", "‖z‖ posterior", "tab:blue"),
+        ("prior_norm", "‖z‖ prior", "tab:orange"),
+        ("posterior_displacement", "moved by the posterior chain", "tab:purple"),
+    ):
+        _line(norm, train, key, label, colour)
+    norm.set(title="chains", xlabel="step")
+
+
+def _plain_ticks(axes: Any) -> None:  # noqa: ANN401
+    """Numbers in full on a logarithmic axis."""
+    from matplotlib.ticker import ScalarFormatter
+
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
 
 
 def _line(axes: Any, lines: list[dict[str, Any]], key: str, label: str, colour: str, **style: Any) -> None:  # noqa: ANN401

@@ -344,13 +344,13 @@ class _Run:
         measured = evaluation.validate(self.model, self.splits.valid, self.config.seed, settings.sentences)
         _check(measured.to_dict(), self.progress.step, self.run_dir)
         units: dict[str, Any] = {}
-        if settings.active_unit_sentences:
+        if settings.active_unit_sentences and self.config.prior.dimensions:
             sentences, chains = settings.active_unit_sentences, settings.active_unit_chains
             active, _ = evaluation.active_units(self.model, self.splits.valid, self.config.seed, sentences, chains)
             units = {"active_units": active}
         drawn = generation.generate(self.model, self.splits.tokenizer, settings.samples, self.config.seed)
         samples = [sample.text for sample in drawn]
-        score = getattr(measured, settings.select_by)
+        score = measured.score(settings.select_by)
         best = self.progress.best_score is None or score < self.progress.best_score
         if best:
             self.progress = dataclasses.replace(self.progress, best_score=score, best_step=self.progress.step)
@@ -430,8 +430,8 @@ def _check(means: dict[str, float], step: int, run_dir: Path) -> None:
         if not math.isfinite(value):
             raise DivergenceError(f"training diverged before step {step}: {name} is {value}; {advice}")
     for name in ("posterior_energy", "prior_energy"):
-        if abs(means[name]) > LARGEST_ENERGY:
+        if abs(means.get(name, 0.0)) > LARGEST_ENERGY:
             raise DivergenceError(f"training diverged before step {step}: {name} is {means[name]:.3g}; {advice}")
     for name in ("posterior_norm", "prior_norm"):
-        if means[name] > LARGEST_NORM:
+        if means.get(name, 0.0) > LARGEST_NORM:
             raise DivergenceError(f"training diverged before step {step}: {name} is {means[name]:.3g}; {advice}")

@@ -11,11 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from textebm import marginal
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
+from textebm.data.text import encode
+from textebm.data.vocabulary import build_tokenizer
 from textebm.model import graphs, inference, langevin
+from textebm.model.ais import Plan
 from textebm.model.decoding import Decoding
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner
+from textebm.model.proposals import Fit
 from textebm.model.random import stream
 from textebm.model.recurrent import BOS, EOS, TextBatch
 
@@ -320,3 +325,25 @@ def test_loading_onto_the_device(tmp_path):
     model = LatentEBM.from_pretrained(tmp_path, "cuda")
     assert model.device.type == "cuda"
     assert all(p.is_cuda for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "none"])
+def test_the_marginal_likelihood_is_that_of_the_cpu(kind: str) -> None:
+    """Its random numbers of sentences come from the CPU on either, so the first terms agree but for rounding."""
+    sentences = ["a b c", "d", "b b a e f", "c a"]
+    tokenizer = build_tokenizer(sentences, 100)
+    inference_kind = "none" if kind == "none" else "short-run"
+    config = dataclasses.replace(
+        make_config(kind="gaussian"),
+        vocab_size=tokenizer.get_vocab_size(),
+        prior=PriorConfig(kind=kind, latent_dim=LATENT, width=32),
+        inference=InferenceConfig(kind=inference_kind),
+    )
+    settings = marginal.Settings(samples=200, fit=Fit(steps=30), plan=Plan(chains=100, steps=50, settling=50))
+    found = [
+        marginal.estimate(LatentEBM(config, seed=1).to(device), encode(sentences, tokenizer), 0, settings)
+        for device in ("cpu", "cuda")
+    ]
+    assert found[1].log_means == pytest.approx(found[0].log_means, abs=0.02)
+    assert found[1].log_z == pytest.approx(found[0].log_z, abs=0.2)  # whose runs draw on the device
+    assert (found[1].withheld, found[1].exact) == (None, kind == "none")

@@ -53,6 +53,20 @@ class TestBootstrap:
             scores = SentenceScores(np.full(n, -6.0), np.full(n, 3))
             assert bootstrap.interval(scores) == pytest.approx((math.e**2, math.e**2))
 
+    def test_the_interval_of_a_mean_is_that_of_the_normal_approximation(self) -> None:
+        values = np.random.default_rng(0).exponential(size=4000) + 5
+        low, high = bootstrap.mean_interval(values, resamples=4000)
+        half = 1.96 * values.std() / math.sqrt(len(values))
+        assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+        assert bootstrap.mean_interval(values, seed=1) == bootstrap.mean_interval(values, seed=1) != (low, high)
+        assert bootstrap.mean_interval(np.full(7, 3.0)) == pytest.approx((3, 3))
+
+    def test_it_draws_the_same_sentences_as_the_perplexitys(self) -> None:
+        """With one token a sentence the perplexity is exp of the mean, and so are the ends."""
+        values = np.random.default_rng(0).normal(size=50)
+        scores = SentenceScores(-values, np.ones(50, dtype=np.int64))
+        assert np.log(bootstrap.interval(scores)) == pytest.approx(bootstrap.mean_interval(values), abs=0.02)
+
     def test_narrows_with_the_square_root_of_the_sentences_and_widens_with_the_level(self) -> None:
         source = np.random.default_rng(0)
         low, high = bootstrap.interval(make_scores(source, 400))

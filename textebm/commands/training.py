@@ -201,11 +201,19 @@ def _describe_data(data: dict[str, Any], device: str) -> str:
 
 
 def _describe_validation(line: dict[str, Any]) -> str:
-    units = f", active units {line['active_units']}" if "active_units" in line else ""
     head = (
         f"epoch {line['epoch']:.2f}, step {line['step']}, {line['seconds'] / 60:.1f} min: valid perplexity "
-        f"{line['reconstruction_perplexity']:.1f} reconstructing, {line['prior_perplexity']:.1f} under prior samples, "
-        f"{line['gaussian_perplexity']:.1f} under Gaussian samples; energy {line['posterior_energy']:.2f} posterior, "
-        f"{line['prior_energy']:.2f} prior{units}{' (best so far)' if line['best'] else ''}"
+        f"{_describe_perplexities(line)}{' (best so far)' if line['best'] else ''}"
     )
     return "\n".join([head, *(f"  | {sample}" for sample in line["samples"])])
+
+
+def _describe_perplexities(line: dict[str, Any]) -> str:
+    if "perplexity" in line:  # of a plain language model
+        return f"{line['perplexity']:.1f}"
+    units = f", active units {line['active_units']}" if "active_units" in line else ""
+    return (
+        f"{line['reconstruction_perplexity']:.1f} reconstructing, {line['prior_perplexity']:.1f} under prior samples, "
+        f"{line['gaussian_perplexity']:.1f} under Gaussian samples; energy {line['posterior_energy']:.2f} posterior, "
+        f"{line['prior_energy']:.2f} prior{units}"
+    )

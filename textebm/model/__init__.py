@@ -6,7 +6,9 @@ generators   what a generator must answer; recurrent holds the text generators, 
 softmax      log-likelihood and gradient of a vocabulary-sized softmax, without keeping its matrix
 inference    z given x
 learner      one learning step: both chains, both gradients
-likelihood   exact integration on a grid, for z of one or two dimensions
+likelihood   log p(x) by importance weighting, and exactly on a grid for z of one or two dimensions
+proposals    where importance weighting looks for z
+ais          the prior's normaliser by annealed importance sampling; metropolis makes its steps
 latent_ebm   the whole model: sample, infer, score, save, load
 random       one seed, many independent streams
 """

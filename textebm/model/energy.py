@@ -1,6 +1,7 @@
 """The latent priors: the energy-based tilt of a Gaussian, and the plain Gaussian as its special case.
 
-p(z) = exp(f(z)) N(z; 0, σ²I) / Z, with f a small multilayer perceptron; energy(z) = −f(z).
+p(z) = exp(f(z)) N(z; 0, σ²I) / Z, with f a small multilayer perceptron; energy(z) = −f(z). A plain language model has
+a Gaussian over no dimensions: every z is the empty vector, and its density is 1.
 Source: Pang et al., NeurIPS 2020, equation 2.
 """
 
@@ -133,7 +134,7 @@ class GaussianPrior(nn.Module):
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("origin", torch.zeros(config.latent_dim), persistent=False)  # carries device and dtype
+        self.register_buffer("origin", torch.zeros(config.dimensions), persistent=False)  # carries device and dtype
         self.origin: Tensor
 
     def tilt(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
@@ -158,7 +159,7 @@ class GaussianPrior(nn.Module):
 
     def sample_reference(self, n: int, generator: torch.Generator) -> Float[Tensor, "{n} latent"]:
         """Exact samples of the reference Gaussian, where every chain starts."""
-        size, like = (n, self.config.latent_dim), self.origin
+        size, like = (n, self.config.dimensions), self.origin
         return self.config.sigma * torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)
 
     def chain(self, steps: int | None = None) -> langevin.Schedule:
@@ -235,7 +236,7 @@ class EBMPrior(GaussianPrior):
         return langevin.schedule(steps, self.config.step_size, self.config.temperature)
 
 
-PRIORS: dict[str, type[GaussianPrior]] = {"ebm": EBMPrior, "gaussian": GaussianPrior}
+PRIORS: dict[str, type[GaussianPrior]] = {"ebm": EBMPrior, "gaussian": GaussianPrior, "none": GaussianPrior}
 
 
 def make_prior(config: PriorConfig) -> GaussianPrior:

@@ -57,9 +57,11 @@ def short_run_posterior(
         observe: called after each step (see `langevin.run`).
 
     Returns:
-        The end points and the starting points, each (batch, latent).
+        The end points and the starting points, each (batch, latent). Where there is no z, no step is made.
     """
     start = prior.sample_reference(batch_size, generator)
+    if config.kind == "none":
+        return start, start
     plan = langevin.schedule(config.steps, config.step_size, config.temperature)
     potential = posterior_potential(prior, likelihood)
     fixed = isinstance(likelihood, ConditionedLikelihood) and likelihood.recordable

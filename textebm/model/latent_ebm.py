@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from textebm.config import GeneratorConfig, InferenceConfig, PriorConfig, from_dict
+from textebm.config import GeneratorConfig, InferenceConfig, PriorConfig, from_dict, require_one_latent
 from textebm.errors import CheckpointError, ConfigError
 from textebm.model import inference
 from textebm.model.candidates import Candidates
@@ -42,6 +42,9 @@ class ModelConfig:
     longest: int = 200
     """Length in words of the longest training sentence: what generation allows by default."""
 
+    def __post_init__(self) -> None:
+        require_one_latent(self.prior, self.inference)
+
 
 class LatentEBM(nn.Module):
     """Latent space energy-based prior model of text (Pang et al., NeurIPS 2020)."""
@@ -59,7 +62,7 @@ class LatentEBM(nn.Module):
             # torch.manual_seed would reset the CUDA generators of the caller too, and nothing would put them back
             torch.default_generator.manual_seed(stream(seed, "initialisation").initial_seed())
             self.prior = make_prior(config.prior)
-            self.generator = RecurrentGenerator(config.generator, config.vocab_size, config.prior.latent_dim)
+            self.generator = RecurrentGenerator(config.generator, config.vocab_size, config.prior.dimensions)
 
     @property
     def device(self) -> torch.device:

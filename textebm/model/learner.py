@@ -3,6 +3,8 @@
     α: ascend  mean f(z⁺) − mean f(z⁻)      z⁺ from the posterior chain, z⁻ from the prior chain
     β: ascend  mean log p(x|z⁺)
 
+Of a plain language model z is empty and no chain is run: what remains is maximum likelihood.
+
 Source: Pang et al., NeurIPS 2020, algorithm 1.
 """
 

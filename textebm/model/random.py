@@ -9,7 +9,17 @@ import hashlib
 
 import torch
 
-STREAMS = ("data", "prior", "posterior", "dropout", "decoding", "initialisation", "evaluation", "candidates")
+STREAMS = (
+    "data",
+    "prior",
+    "posterior",
+    "dropout",
+    "decoding",
+    "initialisation",
+    "evaluation",
+    "candidates",
+    "likelihood",
+)
 
 
 def stream_seed(seed: int, stream: str, *key: int) -> int:

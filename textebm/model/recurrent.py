@@ -1,7 +1,8 @@
 """Recurrent generators of text: p(x|z) = ∏ p(word t | words before it, z), with an LSTM or a GRU.
 
 z reaches the recurrence in up to three ways, each of which can be switched off: a linear map sets the initial hidden
-state, another one the initial cell state, and z is concatenated to every word embedding.
+state, another one the initial cell state, and z is concatenated to every word embedding. A z of no dimensions reaches
+it in none: the recurrence starts at 0 and is a plain language model.
 Source of the form: Pang et al., "Short-run inference for text" (EACL 2021) and Pang and Wu, SVEBM (ICML 2021).
 """
 
@@ -45,6 +46,10 @@ class TextBatch(NamedTuple):
             return TextBatch(self.inputs.pin_memory(), self.targets.pin_memory(), self.lengths)._moved(device)
         return self._moved(device)
 
+    def repeated(self, copies: int) -> "TextBatch":
+        """Each sentence so many times in a row."""
+        return TextBatch(*(part.repeat_interleave(copies, dim=0) for part in self))
+
     def _moved(self, device: torch.device | str) -> "TextBatch":
         inputs, targets = (t.to(device, non_blocking=True) for t in (self.inputs, self.targets))
         return TextBatch(inputs, targets, self.lengths)
@@ -80,7 +85,7 @@ class RecurrentGenerator(Generator):
         Args:
             config: sizes, cell and where z enters.
             vocab_size: number of token ids, special tokens included.
-            latent_dim: number of dimensions of z.
+            latent_dim: number of dimensions of z; 0 makes a plain language model.
             generator: source of the initial weights.
         """
         super().__init__()
@@ -89,10 +94,11 @@ class RecurrentGenerator(Generator):
         self.latent_dim = latent_dim
         self.embedding = nn.Embedding(vocab_size, config.embedding_dim)
         cell = nn.LSTM if config.cell == "lstm" else nn.GRU
-        inputs = config.embedding_dim + latent_dim * config.z_to_input
+        self.z_to_input = config.z_to_input and latent_dim > 0
+        inputs = config.embedding_dim + latent_dim * self.z_to_input
         self.rnn = cell(inputs, config.hidden_dim, batch_first=True)
-        self.state_map = nn.Linear(latent_dim, config.hidden_dim) if config.z_to_state else None
-        self.cell_map = nn.Linear(latent_dim, config.hidden_dim) if config.z_to_cell else None
+        self.state_map = nn.Linear(latent_dim, config.hidden_dim) if config.z_to_state and latent_dim else None
+        self.cell_map = nn.Linear(latent_dim, config.hidden_dim) if config.z_to_cell and latent_dim else None
         self.output = nn.Linear(config.hidden_dim, vocab_size - FIRST_OUTPUT)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -config.init_range, config.init_range, generator=generator)
@@ -113,7 +119,7 @@ class RecurrentGenerator(Generator):
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         inputs, recurrent, bias, recurrent_bias = (getattr(self.rnn, name) for name in names)
         size = self.config.embedding_dim
-        entry = inputs[:, size:] if self.config.z_to_input else None
+        entry = inputs[:, size:] if self.z_to_input else None
         if self.config.cell == "gru":
             return Layer(inputs[:, :size], entry, recurrent, bias, recurrent_bias)
         return Layer(inputs[:, :size], entry, recurrent, bias + recurrent_bias, None)
@@ -138,7 +144,7 @@ class RecurrentGenerator(Generator):
         self, embeddings: Float[Tensor, "batch time embedding"], z: Float[Tensor, "batch latent"], state: State
     ) -> tuple[Float[Tensor, "batch time hidden"], State]:
         """Run the recurrence over embedded words from a state; returns the outputs and the last state."""
-        if self.config.z_to_input:
+        if self.z_to_input:
             every_word = z[:, None, :].expand(-1, embeddings.shape[1], -1)
             embeddings = torch.cat([embeddings, every_word], dim=2)  # (batch, time, embedding + latent)
         outputs, last = self.rnn(embeddings, state if self.config.cell == "lstm" else state[0])
