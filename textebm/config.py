@@ -59,6 +59,14 @@ class PriorConfig:
     """s0: step size, z ← z − ½s²∇U + sTε."""
     temperature: Schedule = 1.0
     """T: noise temperature; 1 is Langevin dynamics proper."""
+    outputs: int = 1
+    """K: outputs of the energy MLP; f is their log-sum-exp, a soft maximum of K energies (Pang and Wu, ICML 2021)."""
+    spectral_norm: bool = False
+    """Divide each weight matrix of the energy MLP by its largest singular value (Miyato et al., ICLR 2018)."""
+    persistent: int = 0
+    """Prior chains kept from one learning step to the next (Tieleman, ICML 2008); 0: each begins at the Gaussian."""
+    restart: float = 0.05
+    """Share of the kept chains that begin anew at each step that moves them."""
 
     def __post_init__(self) -> None:
         _require(self.latent_dim > 0, "prior.latent_dim", self.latent_dim, "at least 1")
@@ -68,6 +76,9 @@ class PriorConfig:
         _require(self.steps >= 0, "prior.steps", self.steps, "0 or more")
         _require_schedule("prior.step_size", self.step_size, zero_allowed=False)
         _require_schedule("prior.temperature", self.temperature, zero_allowed=True)
+        _require(self.outputs > 0, "prior.outputs", self.outputs, "at least 1")
+        _require(self.persistent >= 0, "prior.persistent", self.persistent, "0 or more")
+        _require(0 <= self.restart <= 1, "prior.restart", self.restart, "in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +139,9 @@ class InferenceConfig:
     """One dropout mask for the whole chain and the learner's step, or a fresh one at every step."""
     sampled_softmax: int = 0
     """Words beside the batch's own that stand for the vocabulary in training chains (0: all, the exact softmax)."""
+    preconditioner: Literal["none", "rms"] = "none"
+    """rms: each dimension's step is divided by the running RMS of its gradients over the batch (pSGLD, Li et al., AAAI
+    2016)."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "inference.steps", self.steps, "1 or more")
@@ -162,6 +176,9 @@ class OptimiserConfig:
     """Factor an epoch of the exponential schedule."""
     warmup_steps: int = 0
     """Steps over which both rates rise linearly from 0."""
+    ema: float = 0.0
+    """Decay a step of an exponential moving average of all weights, which is then what is validated, saved and
+    generated from (Polyak and Juditsky, 1992); 0: none."""
 
     def __post_init__(self) -> None:
         for key in ("lr", "energy_lr"):
@@ -171,6 +188,7 @@ class OptimiserConfig:
         _require(all(0 <= b < 1 for b in self.betas), "optimiser.betas", self.betas, "two numbers in [0, 1)")
         _require(0 < self.decay <= 1, "optimiser.decay", self.decay, "in (0, 1]")
         _require(self.warmup_steps >= 0, "optimiser.warmup_steps", self.warmup_steps, "0 or more")
+        _require(0 <= self.ema < 1, "optimiser.ema", self.ema, "in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)

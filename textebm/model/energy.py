@@ -2,6 +2,11 @@
 
 p(z) = exp(f(z)) N(z; 0, σ²I) / Z, with f a small multilayer perceptron; energy(z) = −f(z).
 Source: Pang et al., NeurIPS 2020, equation 2.
+
+With K > 1 outputs f(z) is their log-sum-exp, as in Pang and Wu, "Latent Space Energy-Based Model of Symbol-Vector
+Coupling for Text Generation and Classification", ICML 2021. With spectral normalisation each weight matrix is divided
+by its largest singular value (Miyato et al., ICLR 2018), so that f changes by no more than the activations' slopes
+allow.
 """
 
 import math
@@ -11,6 +16,7 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 from textebm.config import PriorConfig
 from textebm.model import graphs, langevin
@@ -63,6 +69,9 @@ class GaussianPrior(nn.Module):
         gradient = z / self.config.sigma**2
         return (z * gradient).sum(1).mul_(0.5), gradient
 
+    def refine_norms(self) -> None:
+        """Follow the weights with what normalises them: nothing here."""
+
     def frozen(self) -> langevin.Potential:
         """The potential with the weights of now; a chain asks for it once and then calls it at every step."""
         return self.potential
@@ -103,13 +112,42 @@ class EBMPrior(GaussianPrior):
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), activation(LEAK) if activation is nn.LeakyReLU else activation()]
-        self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+        self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], config.outputs))
+        if config.spectral_norm:
+            for layer in self._linear():
+                parametrizations.spectral_norm(layer)
+            self.train()
         self.recorded: dict[Hashable, graphs.Chain] = {}
 
     def tilt(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
         """f(z), in nats."""
         value: Tensor = self.mlp(z)
-        return value.squeeze(1)
+        return value.squeeze(1) if self.config.outputs == 1 else value.logsumexp(1)
+
+    def train(self, mode: bool = True) -> "EBMPrior":
+        """Training or evaluation, which is one and the same here: estimated norms change by `refine_norms` alone."""
+        super().train(mode)
+        for norm in self._norms():
+            norm.eval()
+        return self
+
+    def refine_norms(self) -> None:
+        """One power iteration on the largest singular value of each weight matrix; nothing without normalisation.
+
+        The learner calls it once after each update, so that chains, validation and generation see weights that stand
+        still.
+        """
+        with torch.no_grad():
+            for norm in self._norms():
+                norm.train()
+                norm()
+                norm.eval()
+
+    def _norms(self) -> list[nn.Module]:
+        return [module for module in self.mlp.modules() if isinstance(module, parametrize.ParametrizationList)]
+
+    def _linear(self) -> list[nn.Linear]:
+        return [layer for layer in self.mlp if isinstance(layer, nn.Linear)]
 
     def potential(
         self, z: Float[Tensor, "batch latent"]
@@ -132,8 +170,12 @@ class EBMPrior(GaussianPrior):
                 argument = torch.addmm(bias, value, weight.T)
                 value = forward(argument)
                 passed.append((weight, argument, value))
-            tilt = torch.addmv(offset, value, last[0])
-            slope = last.expand(len(z), -1).contiguous()  # kernels are slow on rows that are one and the same
+            if len(last) == 1:
+                tilt = torch.addmv(offset, value, last[0])
+                slope = last.expand(len(z), -1).contiguous()  # kernels are slow on rows that are one and the same
+            else:
+                outputs = torch.addmm(offset, value, last.T)
+                tilt, slope = outputs.logsumexp(1), outputs.softmax(1) @ last
             for weight, argument, value in reversed(passed):
                 slope = through(slope, argument, value) @ weight
             energy = torch.linalg.vecdot(z, z).mul_(0.5 * precision).sub_(tilt)
@@ -146,7 +188,8 @@ class EBMPrior(GaussianPrior):
     ) -> Float[Tensor, "batch latent"]:
         """Where the short-run chain leads from given points."""
         plan = self.chain(steps)
-        if not graphs.possible(start) or plan.steps == 0:
+        # a normalised weight is computed anew for each chain, and a recording would read the former one
+        if not graphs.possible(start) or plan.steps == 0 or self.config.spectral_norm:
             return langevin.run(start, self.frozen(), plan, generator)
         places = tuple(p.data_ptr() for p in self.parameters())  # a recording reads weights where they were
         key = (start.shape, start.dtype, start.device, plan, places)
@@ -157,8 +200,8 @@ class EBMPrior(GaussianPrior):
         return self.recorded[key].run(start, generator)
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Weight and bias of each linear layer, detached."""
-        return [(m.weight.detach(), m.bias.detach()) for m in self.mlp if isinstance(m, nn.Linear)]
+        """Weight (normalised, where that is asked for) and bias of each linear layer, detached."""
+        return [(layer.weight.detach(), layer.bias.detach()) for layer in self._linear()]
 
     def chain(self, steps: int | None = None) -> langevin.Schedule:
         """The schedule of the prior chain; `steps` overrides its length K0."""

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from textebm.config import Config, InferenceConfig, OptimiserConfig
+from textebm.errors import CheckpointError
 from textebm.model import inference
+from textebm.model.averaging import WeightAverage
 from textebm.model.candidates import Candidates
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.optimisers import adam, clip
+from textebm.model.persistent import PersistentChains
 from textebm.model.random import stream
 from textebm.model.recurrent import ConditionedText, TextBatch
 
@@ -88,6 +91,32 @@ class Learner:
             if energy
             else None
         )
+        self.average = WeightAverage(model, settings.ema) if settings.ema else None
+        kept, begin = config.prior.persistent, stream(config.seed, "persistent", device=model.device)
+        self.chains = PersistentChains(model.prior, kept, config.prior.restart, begin) if kept and energy else None
+
+    @property
+    def result(self) -> LatentEBM:
+        """The model that is validated and saved: the one that is trained, or the average of its weights."""
+        return self.model if self.average is None else self.average.model
+
+    def state(self) -> dict[str, Tensor]:
+        """What goes on from step to step beside `result` and the optimisers: kept chains, weights before averaging."""
+        weights = {} if self.average is None else self.model.state_dict()
+        chains = {} if self.chains is None else {"chains": self.chains.z}
+        return {**{f"weights.{name}": tensor for name, tensor in weights.items()}, **chains}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` told, with a model that holds the weights of `result`.
+
+        Raises:
+            CheckpointError: it is the state of another learner.
+        """
+        own = self.state()
+        if {name: tensor.shape for name, tensor in state.items()} != {name: t.shape for name, t in own.items()}:
+            raise CheckpointError("the saved chains or weights before averaging are not those of this model")
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers by the name of the part that each one owns."""
@@ -103,10 +132,11 @@ class Learner:
         """
         self._set_learning_rates(number)
         last, start, positive = self._infer(x, number)
-        device = self.model.device
-        negative = self.model.sample_prior(len(positive), stream(self.config.seed, "prior", number, device=device))
+        negative = self._negatives(len(positive), number)
         log_prob, gradient_norm = self._update_generator(last, positive)
         energies = self._update_energy(positive, negative)
+        if self.average is not None:
+            self.average.update(self.model, number + 1)
         return StepReport(
             log_prob=log_prob,
             posterior_energy=energies[0],
@@ -144,6 +174,14 @@ class Learner:
         )
         return of_step() if fresh else conditioned, start, z
 
+    def _negatives(self, n: int, number: int) -> Tensor:
+        """Prior samples: n of them, unless fewer chains are kept."""
+        seed, device = self.config.seed, self.model.device
+        noise = stream(seed, "prior", number, device=device)
+        if self.chains is None:
+            return self.model.sample_prior(n, noise)
+        return self.chains.advance(n, stream(seed, "persistent", number, device=device), noise)
+
     def _candidates(self, number: int) -> Candidates | None:
         """What draws the words of the chain's sampled softmax, where it is sampled."""
         sampled, device = self.config.inference.sampled_softmax, self.model.device
@@ -166,4 +204,5 @@ class Learner:
         (f_negative - f_positive).backward()  # type: ignore[no-untyped-call]
         norm = clip(list(self.model.prior.parameters()), self.config.optimiser.energy_clip)
         self.energy_optimiser.step()
+        self.model.prior.refine_norms()
         return -f_positive.detach(), -f_negative.detach(), norm

@@ -9,7 +9,10 @@ import hashlib
 
 import torch
 
-STREAMS = ("data", "prior", "posterior", "dropout", "decoding", "initialisation", "evaluation", "candidates")
+STREAMS = (
+    *("data", "prior", "posterior", "dropout", "decoding", "initialisation", "evaluation", "candidates"),
+    "persistent",
+)
 
 
 def stream_seed(seed: int, stream: str, *key: int) -> int:
