@@ -198,9 +198,9 @@ class EvaluationConfig:
     sentences: int = 500
     """Validation sentences that are scored (0: all), the same ones each time."""
     active_unit_sentences: int = 100
-    """Sentences over which active units are counted (0: not counted)."""
+    """Sentences over which the use of z is measured: active units, reconstruction BLEU, mutual information (0: not)."""
     active_unit_chains: int = 10
-    """Posterior chains a sentence for active units."""
+    """Posterior chains a sentence for them."""
     samples: int = 5
     """Generated sentences written to the log."""
     select_by: Literal["reconstruction_nll", "prior_nll"] = "reconstruction_nll"

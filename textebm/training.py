@@ -346,8 +346,10 @@ class _Run:
         units: dict[str, Any] = {}
         if settings.active_unit_sentences:
             sentences, chains = settings.active_unit_sentences, settings.active_unit_chains
-            active, _ = evaluation.active_units(model, self.splits.valid, self.config.seed, sentences, chains)
-            units = {"active_units": active}
+            use = evaluation.latent_use(
+                model, self.splits.valid, self.splits.tokenizer, self.config.seed, sentences, chains
+            )
+            units = use.to_dict()
         drawn = generation.generate(model, self.splits.tokenizer, settings.samples, self.config.seed)
         samples = [sample.text for sample in drawn]
         score = getattr(measured, settings.select_by)

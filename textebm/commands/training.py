@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textebm import options
-from textebm.commands.terminal import choose_device, find_corpus, parse, progress_bar, say
+from textebm.commands.terminal import choose_device, describe_use, find_corpus, parse, progress_bar, say
 from textebm.config import Config, load_config, preset_names, to_dict
 from textebm.errors import CheckpointError
 
@@ -201,7 +201,7 @@ def _describe_data(data: dict[str, Any], device: str) -> str:
 
 
 def _describe_validation(line: dict[str, Any]) -> str:
-    units = f", active units {line['active_units']}" if "active_units" in line else ""
+    units = f"; {describe_use(line)}" if "active_units" in line else ""
     head = (
         f"epoch {line['epoch']:.2f}, step {line['step']}, {line['seconds'] / 60:.1f} min: valid perplexity "
         f"{line['reconstruction_perplexity']:.1f} reconstructing, {line['prior_perplexity']:.1f} under prior samples, "
