@@ -44,7 +44,7 @@ OPTIONS = {
         name: Option(name)
         for name in (
             *("lebm-decaying", "lebm-tempered", "lebm-preconditioned", "lebm-weight-decay", "lebm-ema"),
-            *("lebm-persistent", "lebm-spectral", "lebm-logsumexp"),
+            *("lebm-persistent", "lebm-spectral", "lebm-logsumexp", "lebm-ratio"),
         )
     },
     "lebm-persistent-longer-5": Option("lebm-persistent", 5),

@@ -66,6 +66,7 @@ OPTIONS = {
     "spectral-norm": ("--prior.spectral-norm", "True"),
     "persistent": ("--prior.persistent", 45, "--prior.restart", 0.2),
     "ema": ("--optimiser.ema", 0.9),
+    "ratio": ("--prior.kind", "ratio", "--prior.stages", 2, "--prior.stage-steps", 8),
     "rms": ("--inference.preconditioner", "rms"),
     "several": (
         "--prior.spectral-norm",

@@ -41,8 +41,9 @@ def _require_schedule(key: str, value: Schedule, *, zero_allowed: bool) -> None:
 class PriorConfig:
     """The prior p(z) ∝ exp(f(z)) N(z; 0, σ²I) and its short-run chain."""
 
-    kind: Literal["ebm", "gaussian"] = "ebm"
-    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain."""
+    kind: Literal["ebm", "gaussian", "ratio"] = "ebm"
+    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain; ratio: f is a sum of log density
+    ratios, learned one after the other by logistic regression (Xiao and Han, NeurIPS 2022)."""
     latent_dim: int = 32
     """Number of dimensions of z."""
     sigma: float = 1.0
@@ -67,6 +68,10 @@ class PriorConfig:
     """Prior chains kept from one learning step to the next (Tieleman, ICML 2008); 0: each begins at the Gaussian."""
     restart: float = 0.05
     """Share of the kept chains that begin anew at each step that moves them."""
+    stages: int = 3
+    """Density ratios of kind ratio."""
+    stage_steps: int = 500
+    """Learning steps for each of them but the last, which is learned until the end."""
 
     def __post_init__(self) -> None:
         _require(self.latent_dim > 0, "prior.latent_dim", self.latent_dim, "at least 1")
@@ -79,6 +84,11 @@ class PriorConfig:
         _require(self.outputs > 0, "prior.outputs", self.outputs, "at least 1")
         _require(self.persistent >= 0, "prior.persistent", self.persistent, "0 or more")
         _require(0 <= self.restart <= 1, "prior.restart", self.restart, "in [0, 1]")
+        _require(self.stages > 0, "prior.stages", self.stages, "at least 1")
+        _require(self.stage_steps > 0, "prior.stage_steps", self.stage_steps, "at least 1")
+        if self.kind == "ratio":  # each ratio begins as 1, its last layer as 0
+            _require(self.outputs == 1, "prior.outputs", self.outputs, "1 with prior.kind = ratio")
+            _require(not self.spectral_norm, "prior.spectral_norm", self.spectral_norm, "false with prior.kind = ratio")
 
 
 @dataclasses.dataclass(frozen=True)

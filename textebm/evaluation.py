@@ -17,7 +17,6 @@ from textebm.data.vocabulary import decode as to_text
 from textebm.errors import UsageError
 from textebm.model import inference, information
 from textebm.model.decoding import Decoding, decode
-from textebm.model.energy import EBMPrior
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream
 from textebm.model.recurrent import EOS, FIRST_OUTPUT, TextBatch
@@ -244,7 +243,7 @@ def latent_use(
     """
     samples = posterior_chains(model, text, seed, sentences, chains)
     mean, log_variance = information.fitted_gaussian(samples)
-    known = log_normaliser if isinstance(model.prior, EBMPrior) else 0.0
+    known = 0.0 if model.config.prior.kind == "gaussian" else log_normaliser
     active = int((_variance_of_means(samples) > ACTIVE_VARIANCE).sum()) if len(samples) > 1 else 0
     return LatentUse(
         latent_sentences=len(samples),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from textebm.config import PriorConfig
-from textebm.model.energy import EBMPrior
+from textebm.errors import ConfigError
+from textebm.model.energy import EBMPrior, RatioPrior
 
 NORMED = PriorConfig(latent_dim=3, width=8, spectral_norm=True)
 
@@ -102,3 +103,84 @@ class TestSpectralNorm:
         before = copy.deepcopy(prior.state_dict())
         prior.refine_norms()
         assert all(torch.equal(tensor, before[name]) for name, tensor in prior.state_dict().items())
+
+
+class TestRatios:
+    CONFIG = PriorConfig(kind="ratio", latent_dim=3, width=8, sigma=0.8, stages=3, stage_steps=10)
+
+    def steep(self) -> RatioPrior:
+        torch.manual_seed(3)
+        prior = RatioPrior(self.CONFIG).double()
+        with torch.no_grad():
+            for parameter in prior.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        return prior
+
+    @pytest.mark.parametrize("stage", [None, 0, 1, 2])
+    def test_potential_against_autograd_in_every_stage(self, stage):
+        prior, z = self.steep(), points().requires_grad_()
+        with prior.before(stage):
+            value, gradient = prior.potential(z.detach())
+            joint = prior.tilt(z) + prior.log_reference(z)
+            torch.testing.assert_close(gradient, -torch.autograd.grad(joint.sum(), z)[0], rtol=0, atol=1e-10)
+            constant = (value + joint).detach()
+            torch.testing.assert_close(constant, constant[:1].expand(len(constant)))
+
+    def test_it_begins_as_the_gaussian(self):
+        prior = RatioPrior(self.CONFIG)
+        assert torch.equal(prior.tilt(points().float()), torch.zeros(40))
+        torch.testing.assert_close(prior.potential(points().float())[1], points().float() / 0.8**2)
+
+    def test_before_the_first_stage_it_is_sampled_exactly(self):
+        prior = self.steep()
+        with prior.before(0):
+            sample = prior.sample(9, torch.Generator().manual_seed(1))
+        assert torch.equal(sample, prior.sample_reference(9, torch.Generator().manual_seed(1)))
+        assert not torch.equal(sample, prior.sample(9, torch.Generator().manual_seed(1)))
+
+    def test_stages_follow_one_another_and_the_last_stays(self):
+        prior = RatioPrior(self.CONFIG)
+        assert [prior.stage(step) for step in (0, 9, 10, 19, 20, 1000)] == [0, 0, 1, 1, 2, 2]
+
+    def test_a_stages_objective_reaches_its_own_ratio_alone(self):
+        prior = self.steep()
+        loss, f_positive, f_negative = prior.objective(points(), points() + 1, 1)
+        loss.backward()
+        reached = [all(p.grad is not None for p in part.parameters()) for part in prior.parts()]
+        assert reached == [False, True, False]
+        torch.testing.assert_close(
+            f_positive - f_negative, prior.tilt(points()).mean() - prior.tilt(points() + 1).mean()
+        )
+        logits = [prior.ratios[1].tilt(z) for z in (points(), points() + 1)]
+        expected = -torch.sigmoid(logits[0]).log().mean() - (1 - torch.sigmoid(logits[1])).log().mean()
+        torch.testing.assert_close(loss, expected)
+
+    def test_its_optimum_is_the_ratio_of_two_gaussians_and_the_next_stage_has_nothing_to_tell(self):
+        """N(w, I) against N(0, I): the log ratio is wᵀz − ‖w‖²/2; chains on it then draw what the posterior draws."""
+        config = PriorConfig(kind="ratio", latent_dim=2, depth=0, stages=2, steps=60, step_size=0.4)
+        prior = RatioPrior(config).double()
+        target = torch.tensor([1.0, -0.5], dtype=torch.float64)
+        source = torch.Generator().manual_seed(2)
+        n = 20_000
+        positive = target + torch.randn(n, 2, generator=source, dtype=torch.float64)
+        for stage in (0, 1):
+            with prior.before(stage):
+                negative = prior.sample(n, source)
+            optimiser = torch.optim.LBFGS(prior.parts()[stage].parameters(), max_iter=50)
+
+            def closure(stage=stage, negative=negative, optimiser=optimiser):
+                optimiser.zero_grad()
+                loss = prior.objective(positive, negative, stage)[0]
+                loss.backward()
+                return loss
+
+            optimiser.step(closure)
+        first, second = (ratio.mlp[-1] for ratio in prior.ratios)
+        torch.testing.assert_close(first.weight[0], target, rtol=0, atol=0.05)
+        torch.testing.assert_close(first.bias[0], -0.5 * target.square().sum(), rtol=0, atol=0.05)
+        assert second.weight.norm() < 0.06
+
+    @pytest.mark.parametrize("wrong", [{"outputs": 2}, {"spectral_norm": True}, {"stages": 0}, {"stage_steps": 0}])
+    def test_what_it_cannot_be_combined_with(self, wrong):
+        with pytest.raises(ConfigError, match="prior"):
+            PriorConfig(kind="ratio", **wrong)

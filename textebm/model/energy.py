@@ -10,12 +10,14 @@ allow.
 """
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 from torch.nn.utils import parametrizations, parametrize
 
 from textebm.config import PriorConfig
@@ -71,6 +73,31 @@ class GaussianPrior(nn.Module):
 
     def refine_norms(self) -> None:
         """Follow the weights with what normalises them: nothing here."""
+
+    def parts(self) -> list[nn.Module]:
+        """What is learned, each part by an optimiser of its own, one after the other: nothing here."""
+        return []
+
+    def stage(self, step: int) -> int | None:
+        """Which part, from 0, is learned at a learning step by telling samples apart; None: none is."""
+        return None
+
+    def before(self, stage: int | None) -> AbstractContextManager[None]:
+        """Within it, the prior is the one that is known before a stage is learned; all of it where there is none."""
+        return nullcontext()
+
+    def objective(
+        self, positive: Float[Tensor, "posterior latent"], negative: Float[Tensor, "prior latent"], stage: int | None
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+        """What learning descends, and the mean of f over posterior and over prior samples, all differentiable.
+
+        Args:
+            positive: posterior samples z⁺.
+            negative: prior samples z⁻.
+            stage: which part is learned, where parts are learned one after the other.
+        """
+        f_positive, f_negative = self.tilt(positive).mean(), self.tilt(negative).mean()
+        return f_negative - f_positive, f_positive, f_negative
 
     def frozen(self) -> langevin.Potential:
         """The potential with the weights of now; a chain asks for it once and then calls it at every step."""
@@ -199,6 +226,10 @@ class EBMPrior(GaussianPrior):
             self.recorded[key] = graphs.Chain(start, self.frozen(), plan)
         return self.recorded[key].run(start, generator)
 
+    def parts(self) -> list[nn.Module]:
+        """The one network."""
+        return [self.mlp]
+
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
         """Weight (normalised, where that is asked for) and bias of each linear layer, detached."""
         return [(layer.weight.detach(), layer.bias.detach()) for layer in self._linear()]
@@ -209,7 +240,99 @@ class EBMPrior(GaussianPrior):
         return langevin.schedule(steps, self.config.step_size, self.config.temperature)
 
 
-PRIORS: dict[str, type[GaussianPrior]] = {"ebm": EBMPrior, "gaussian": GaussianPrior}
+class RatioPrior(GaussianPrior):
+    """p(z) ∝ r_1(z) ⋯ r_M(z) N(z; 0, σ²I): f is a sum of log density ratios that are learned one after the other.
+
+    In stage m the prior is that of the stages before, p_m ∝ r_1 ⋯ r_(m−1) p_0: prior and posterior chains walk on it,
+    and log r_m learns to tell posterior samples from prior samples by logistic regression, whose optimum is the ratio
+    of the two densities. Then p_(m+1) is nearer to the posterior samples than p_m, and the next ratio has less to tell.
+    What is measured and generated from is the product of all ratios; those of later stages are 1.
+    Source: Xiao and Han, "Adaptive Multi-stage Density Ratio Estimation for Learning Latent Space Energy-based Model",
+    NeurIPS 2022.
+    """
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__(config)
+        self.ratios = nn.ModuleList(EBMPrior(config) for _ in range(config.stages))
+        for ratio in self._all():
+            for parameter in ratio.mlp[-1].parameters():
+                nn.init.zeros_(parameter)
+        self.counted = config.stages
+
+    def tilt(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+        """f(z), the sum of the log ratios, in nats."""
+        return sum((ratio.tilt(z) for ratio in self._counted()), start=z.new_zeros(len(z)))
+
+    def potential(
+        self, z: Float[Tensor, "batch latent"]
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+        """U(z) = −f(z) + ‖z‖²/2σ² and its gradient, as a `langevin.Potential`."""
+        return self.frozen()(z)
+
+    def frozen(self) -> langevin.Potential:
+        """The potential with the weights of now: those of the ratios, with the reference Gaussian counted once."""
+        potentials = [ratio.frozen() for ratio in self._counted()]
+        reference = super().potential
+
+        def potential(
+            z: Float[Tensor, "batch latent"],
+        ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+            energy, gradient = reference(z)
+            total, slope = energy, gradient
+            for one in potentials:
+                value, direction = one(z)
+                total, slope = total + (value - energy), slope + (direction - gradient)
+            return total, slope
+
+        return potential
+
+    def chain(self, steps: int | None = None) -> langevin.Schedule:
+        """The schedule of the prior chain, which has no steps before the first ratio; `steps` overrides K0."""
+        steps = self.config.steps if steps is None else steps
+        return langevin.schedule(steps if self.counted else 0, self.config.step_size, self.config.temperature)
+
+    def move(
+        self, start: Float[Tensor, "batch latent"], generator: torch.Generator, steps: int | None = None
+    ) -> Float[Tensor, "batch latent"]:
+        """Where the short-run chain leads from given points."""
+        return langevin.run(start, self.frozen(), self.chain(steps), generator)
+
+    def parts(self) -> list[nn.Module]:
+        """The ratios, in order."""
+        return list(self.ratios)
+
+    def stage(self, step: int) -> int | None:
+        """Which ratio, from 0, is learned at a learning step."""
+        return min(step // self.config.stage_steps, self.config.stages - 1)
+
+    @contextmanager
+    def before(self, stage: int | None) -> Iterator[None]:
+        """Within it, only the ratios before this one count."""
+        self.counted = self.config.stages if stage is None else stage
+        try:
+            yield
+        finally:
+            self.counted = self.config.stages
+
+    def objective(
+        self, positive: Float[Tensor, "posterior latent"], negative: Float[Tensor, "prior latent"], stage: int | None
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+        """The logistic loss of the stage's log ratio r as a logit, E log(1 + e^−r(z⁺)) + E log(1 + e^r(z⁻)).
+
+        Beside it the means of f, all ratios counted, over posterior and prior samples.
+        """
+        ratio = self._all()[-1 if stage is None else stage]
+        loss = softplus(-ratio.tilt(positive)).mean() + softplus(ratio.tilt(negative)).mean()
+        return loss, self.tilt(positive).mean(), self.tilt(negative).mean()
+
+    def _counted(self) -> list[EBMPrior]:
+        return self._all()[: self.counted]
+
+    def _all(self) -> list[EBMPrior]:
+        return [ratio for ratio in self.ratios if isinstance(ratio, EBMPrior)]
+
+
+PRIORS: dict[str, type[GaussianPrior]] = {"ebm": EBMPrior, "gaussian": GaussianPrior, "ratio": RatioPrior}
 
 
 def make_prior(config: PriorConfig) -> GaussianPrior:

@@ -85,15 +85,14 @@ class Learner:
         self.steps_per_epoch = steps_per_epoch
         settings = config.optimiser
         self.generator_optimiser = adam(settings.kind, model.generator.parameters(), settings.lr, settings.betas)
-        energy = list(model.prior.parameters())
-        self.energy_optimiser: torch.optim.Optimizer | None = (
-            adam(settings.kind, energy, settings.energy_lr, settings.betas, settings.energy_weight_decay)
-            if energy
-            else None
-        )
+        self.energy_optimisers = [
+            adam(settings.kind, part.parameters(), settings.energy_lr, settings.betas, settings.energy_weight_decay)
+            for part in model.prior.parts()
+        ]
         self.average = WeightAverage(model, settings.ema) if settings.ema else None
-        kept, begin = config.prior.persistent, stream(config.seed, "persistent", device=model.device)
-        self.chains = PersistentChains(model.prior, kept, config.prior.restart, begin) if kept and energy else None
+        kept = config.prior.persistent if self.energy_optimisers else 0
+        begin = stream(config.seed, "persistent", device=model.device)
+        self.chains = PersistentChains(model.prior, kept, config.prior.restart, begin) if kept else None
 
     @property
     def result(self) -> LatentEBM:
@@ -120,8 +119,8 @@ class Learner:
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers by the name of the part that each one owns."""
-        parts = {"generator": self.generator_optimiser, "energy": self.energy_optimiser}
-        return {name: optimiser for name, optimiser in parts.items() if optimiser is not None}
+        names = ["energy", *(f"energy-{number}" for number in range(2, 1 + len(self.energy_optimisers)))]
+        return {"generator": self.generator_optimiser, **dict(zip(names, self.energy_optimisers, strict=False))}
 
     def step(self, x: TextBatch, number: int) -> StepReport:
         """One learning step.
@@ -131,10 +130,12 @@ class Learner:
             number: the step's number in the run, from 0; every random stream is keyed by it.
         """
         self._set_learning_rates(number)
-        last, start, positive = self._infer(x, number)
-        negative = self._negatives(len(positive), number)
+        stage = self.model.prior.stage(number)
+        with self.model.prior.before(stage):
+            last, start, positive = self._infer(x, number)
+            negative = self._negatives(len(positive), number)
         log_prob, gradient_norm = self._update_generator(last, positive)
-        energies = self._update_energy(positive, negative)
+        energies = self._update_energy(positive, negative, stage)
         if self.average is not None:
             self.average.update(self.model, number + 1)
         return StepReport(
@@ -151,10 +152,9 @@ class Learner:
     def _set_learning_rates(self, number: int) -> None:
         settings = self.config.optimiser
         factor = learning_rate_factor(settings, number, self.steps_per_epoch, self.config.epochs)
-        rates = {"generator": settings.lr, "energy": settings.energy_lr}
         for name, optimiser in self.optimisers().items():
             for group in optimiser.param_groups:
-                group["lr"] = rates[name] * factor
+                group["lr"] = (settings.lr if name == "generator" else settings.energy_lr) * factor
 
     def _infer(self, x: TextBatch, number: int) -> tuple[ConditionedText, Tensor, Tensor]:
         """Posterior samples; also the likelihood that the generator learns from, and where the chains began."""
@@ -195,14 +195,15 @@ class Learner:
         self.generator_optimiser.step()
         return log_prob.detach(), norm
 
-    def _update_energy(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.energy_optimiser is None:
+    def _update_energy(self, positive: Tensor, negative: Tensor, stage: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.energy_optimisers:
             zero = positive.new_zeros(())
             return zero, zero, zero
-        f_positive, f_negative = self.model.prior.tilt(positive).mean(), self.model.prior.tilt(negative).mean()
-        self.energy_optimiser.zero_grad(set_to_none=True)
-        (f_negative - f_positive).backward()  # type: ignore[no-untyped-call]
-        norm = clip(list(self.model.prior.parameters()), self.config.optimiser.energy_clip)
-        self.energy_optimiser.step()
-        self.model.prior.refine_norms()
+        prior, optimiser = self.model.prior, self.energy_optimisers[stage or 0]
+        loss, f_positive, f_negative = prior.objective(positive, negative, stage)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = clip(list(prior.parts()[stage or 0].parameters()), self.config.optimiser.energy_clip)
+        optimiser.step()
+        prior.refine_norms()
         return -f_positive.detach(), -f_negative.detach(), norm
