@@ -301,7 +301,7 @@ class TestResume:
             raise Crash
 
         with monkeypatch.context() as patch, pytest.raises(Crash):
-            patch.setattr(evaluation, "active_units", crash)  # in the validation at the end of the first epoch
+            patch.setattr(evaluation, "latent_use", crash)  # in the validation at the end of the first epoch
             command("train", "--config", tiny_config, "--run-dir", "run", "--checkpoint-every", 8)
         assert last_step(tmp_path / "run") == 8
         assert command("train", "--run-dir", "run", "--resume", "auto").code == 0
