@@ -577,7 +577,7 @@ class TestEvaluate:
         assert latents["nll_gap"] == pytest.approx(latents["prior_nll"] - latents["reconstruction_nll"])
         assert latents["latent_sentences"] == 30
         assert latents["density"] == "fitted-gaussian"
-        assert 0 <= latents["mutual_information"] <= math.log(30)
+        assert -0.1 < latents["mutual_information"] <= math.log(30)
         assert {"active_units", "reconstruction_bleu", "kl"} <= latents.keys()
         same = command("fppl", *words[:6], "--prior-steps", 5)  # as in training
         assert same.code == 0, same.err

@@ -111,7 +111,7 @@ class TestRunFolder:
             assert 0 <= line["active_units"] <= 4
             assert line["nll_gap"] == pytest.approx(line["prior_nll"] - line["reconstruction_nll"])
             assert 0 <= line["reconstruction_bleu"] <= 100
-            assert 0 <= line["mutual_information"] <= math.log(line["latent_sentences"])
+            assert -0.1 < line["mutual_information"] <= math.log(line["latent_sentences"])
             assert line["density"] == "fitted-gaussian"
             assert "kl" not in line  # log Z of the prior is not known
 

@@ -165,13 +165,8 @@ def active_units(
     samples = posterior_chains(model, text, seed, sentences, chains, batch_size)
     if len(samples) < 2:
         return 0, [0.0] * samples.shape[2]
-    variance = _variance_of_means(samples)
+    variance = information.variance_of_means(samples)
     return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
-
-
-def _variance_of_means(samples: Float[Tensor, "sentences chains latent"]) -> Float[Tensor, " latent"]:
-    """Variance over sentences of the posterior mean, without the share that a mean over few chains adds."""
-    return samples.mean(1).var(0) - samples.var(1).mean(0) / samples.shape[1]
 
 
 def posterior_chains(
@@ -209,10 +204,9 @@ class LatentUse:
     reconstruction_bleu: float | None
     """Corpus BLEU (sacrebleu, text as it is) of greedy reconstructions, 100 for copies; None without sacrebleu."""
     density: Literal["fitted-gaussian"]
-    """What stands for q(z|x) in the two figures below: a Gaussian fitted to the chains of each sentence."""
+    """What stands for q(z|x) in the two figures below: Gaussians fitted to the chains."""
     mutual_information: float
-    """I_q(x; z) in nats, log of the number of sentences at most. A fit to n chains adds up to about log(1 + 1/n)/2 a
-    dimension where z is not used."""
+    """I_q(x; z) in nats, log of the number of sentences at most (see `information.fitted_gaussian`)."""
     kl: float | None
     """Mean KL(q(z|x) ‖ p(z)) in nats, without bias, so a small one may fall below 0; None without the prior's log Z."""
 
@@ -242,28 +236,24 @@ def latent_use(
         log_normaliser: log Z of an EBM prior, for the KL; that of a Gaussian is 0.
     """
     samples = posterior_chains(model, text, seed, sentences, chains)
-    mean, log_variance = information.fitted_gaussian(samples)
     known = 0.0 if model.config.prior.kind == "gaussian" else log_normaliser
-    active = int((_variance_of_means(samples) > ACTIVE_VARIANCE).sum()) if len(samples) > 1 else 0
+    several = len(samples) > 1
+    active = int((information.variance_of_means(samples) > ACTIVE_VARIANCE).sum()) if several else 0
+    told = information.mutual_information(samples, *information.fitted_gaussian(samples)).item() if several else 0.0
     return LatentUse(
         latent_sentences=len(samples),
         latent_chains=chains,
         active_units=active,
         reconstruction_bleu=_reconstruction_bleu(model, text, tokenizer, seed, samples[:, 0]),
         density="fitted-gaussian",
-        mutual_information=information.mutual_information(samples, mean, log_variance).item(),
-        kl=None if known is None else _kl_of_fit(model, samples, log_variance, known),
+        mutual_information=told,
+        kl=None if known is None else _kl(model, samples, known),
     )
 
 
-def _kl_of_fit(
-    model: LatentEBM,
-    samples: Float[Tensor, "sentences chains latent"],
-    log_variance: Float[Tensor, "sentences latent"],
-    log_normaliser: float,
-) -> float:
-    entropies = information.entropy_of_fit(log_variance, samples.shape[1]).to(model.device)
-    z = samples.to(model.device, model.prior.origin.dtype)
+def _kl(model: LatentEBM, samples: Float[Tensor, "sentences chains latent"], log_normaliser: float) -> float:
+    z = samples.to(model.prior.origin.dtype).to(model.device)
+    entropies = information.entropy_of_chains(samples)
     return information.kl_to_prior(z, entropies, model.prior, log_normaliser).mean().item()
 
 
@@ -278,7 +268,7 @@ def _reconstruction_bleu(
     if find_spec("sacrebleu") is None:
         return None
     originals = [to_text(tokenizer, text.sentence(int(row))) for row in _spread(len(text), len(latents))]
-    z = latents.to(model.device, model.prior.origin.dtype)
+    z = latents.to(model.prior.origin.dtype).to(model.device)
     greedy = Decoding("greedy", max_length=model.config.longest)
     ids = decode(model.generator, z, greedy, stream(seed, "decoding", 0, device=model.device))
     return bleu([to_text(tokenizer, words) for words in ids], originals)[0]
