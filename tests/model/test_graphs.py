@@ -101,5 +101,32 @@ def test_a_prior_records_once_a_number_of_samples(monkeypatch, prior):
     assert len(prior.recorded) == graphs.MOST_CHAINS
 
 
+@pytest.mark.parametrize(("options", "recordings"), [({"outputs": 3}, 1), ({"spectral_norm": True}, 0)])
+def test_options_of_the_energy_follow_weights_that_change(monkeypatch, options, recordings):
+    """Several outputs are recorded; normalised weights are not, since a recording would read the former ones."""
+    torch.manual_seed(3)
+    prior = energy.EBMPrior(PriorConfig(latent_dim=3, width=8, steps=6, **options)).double()
+    monkeypatch.setattr(graphs, "record", Again)
+    Again.made = 0
+    for _ in range(2):
+        expected = langevin.run(
+            prior.sample_reference(5, seeded()), prior.potential, prior.chain(), seeded_after(prior)
+        )
+        monkeypatch.setattr(graphs, "possible", lambda z: True)
+        torch.testing.assert_close(prior.sample(5, seeded()), expected, rtol=0, atol=1e-12)
+        with torch.no_grad():
+            for parameter in prior.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        prior.refine_norms()
+    assert Again.made == recordings
+
+
+def seeded_after(prior: energy.EBMPrior) -> torch.Generator:
+    """The generator that has drawn the starting points."""
+    source = seeded()
+    prior.sample_reference(5, source)
+    return source
+
+
 def test_on_a_cpu_nothing_is_recorded(generator):
     assert not graphs.possible(torch.zeros(3, 2))
