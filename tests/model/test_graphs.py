@@ -109,9 +109,9 @@ def test_options_of_the_energy_follow_weights_that_change(monkeypatch, options, 
     monkeypatch.setattr(graphs, "record", Again)
     Again.made = 0
     for _ in range(2):
-        expected = langevin.run(
-            prior.sample_reference(5, seeded()), prior.potential, prior.chain(), seeded_after(prior)
-        )
+        source = seeded()
+        start = prior.sample_reference(5, source)
+        expected = langevin.run(start, prior.potential, prior.chain(), source)
         monkeypatch.setattr(graphs, "possible", lambda z: True)
         torch.testing.assert_close(prior.sample(5, seeded()), expected, rtol=0, atol=1e-12)
         with torch.no_grad():
@@ -119,13 +119,6 @@ def test_options_of_the_energy_follow_weights_that_change(monkeypatch, options, 
                 parameter.add_(torch.randn_like(parameter))
         prior.refine_norms()
     assert Again.made == recordings
-
-
-def seeded_after(prior: energy.EBMPrior) -> torch.Generator:
-    """The generator that has drawn the starting points."""
-    source = seeded()
-    prior.sample_reference(5, source)
-    return source
 
 
 def test_on_a_cpu_nothing_is_recorded(generator):
