@@ -153,6 +153,12 @@ class TestMethods:
         assert done.code == 0, done.err
         assert json.loads(done.out) == to_dict(load_config(name, method))
 
+    def test_temperatures_below_1_are_in_the_name(self) -> None:
+        for method in method_names():
+            inference = load_config("ptb", method).inference
+            known = inference.temperature if isinstance(inference.temperature, tuple) else (inference.temperature,)
+            assert min(known) == 1.0 or "tempered" in method, method
+
     def test_a_method_changes_what_it_names_and_nothing_else(self) -> None:
         plain, twin = load_config("ptb-small"), load_config("ptb-small", "sri")
         assert twin.prior.kind == "gaussian"
@@ -217,6 +223,8 @@ class TestErrors:
             ("prior.sigma", True),
             ("prior.step_size", [0.1, "x"]),
             ("prior.step_size", {}),
+            ("prior.spectral_norm", "yes"),
+            ("inference.preconditioner", "adam"),
             ("optimiser.betas", [0.9]),
             ("optimiser.betas", 0.9),
             ("prior", 3),
@@ -241,6 +249,13 @@ class TestErrors:
             ("prior.step_size", []),
             ("prior.step_size", [0.1, -0.1]),
             ("prior.temperature", -0.1),
+            ("prior.outputs", 0),
+            ("prior.persistent", -1),
+            ("prior.restart", 1.5),
+            ("prior.stages", 0),
+            ("prior.stage_steps", 0),
+            ("optimiser.ema", 1.0),
+            ("optimiser.ema", -0.1),
             ("generator.embedding_dim", 0),
             ("generator.hidden_dim", 0),
             ("generator.dropout", 1.0),

@@ -2,7 +2,8 @@
 
     RUN/config.json               the run's configuration (a valid --config)
     RUN/log.jsonl                 one JSON object a line: training, validation, notes
-    RUN/checkpoints/step-N/       a model folder (config, weights, tokeniser), run.json, optimiser.safetensors
+    RUN/checkpoints/step-N/       a model folder (config, weights, tokeniser), run.json, optimiser.safetensors; and
+                                  learner.safetensors, where the learner keeps chains, or weights that it averages
     RUN/checkpoints/last.json     which step-N is the newest
     RUN/checkpoints/best.json     which step-N did best on valid
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from textebm.data.registry import Split
     from textebm.model.learner import Learner
 
-RUN, OPTIMISER = "run.json", "optimiser.safetensors"
+RUN, OPTIMISER, LEARNER = "run.json", "optimiser.safetensors", "learner.safetensors"
 FORMAT = 2
 """Of run.json. 1: no format is named, and sentences came in another order; such a run cannot be gone on with."""
 
@@ -96,7 +97,8 @@ def save(
 
     Args:
         run_dir: the run folder.
-        model, tokenizer, learner, config, progress: what is saved.
+        model: what is saved as the model: the learner's `result`.
+        tokenizer, learner, config, progress: what is saved beside it.
         best: whether it did best on valid so far.
         contents: digest of the text of each split (see `Corpus.digest`), by which a resumed run knows its text.
 
@@ -119,6 +121,8 @@ def save(
             model.save_pretrained(temporary)
             save_tokenizer(tokenizer, temporary)
             save_tensors(_optimiser_state(learner), temporary / OPTIMISER)
+            if kept := learner.state():
+                save_tensors({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary / LEARNER)
             write_text(temporary / RUN, described)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk the room is wanted
@@ -179,6 +183,20 @@ def restore_optimisers(folder: Path, learner: "Learner") -> None:
         if len(state) not in (0, wanted):
             raise CheckpointError(f"{folder / OPTIMISER} holds {len(state)} {part} states where {wanted} are needed")
         optimiser.load_state_dict({"state": state, "param_groups": described["param_groups"]})
+
+
+def restore_learner(folder: Path, learner: "Learner") -> None:
+    """Give a learner, made with a checkpoint's model, its optimiser state and whatever else it keeps.
+
+    Raises:
+        CheckpointError: the state is missing, broken, or of another model.
+    """
+    restore_optimisers(folder, learner)
+    kept = load_tensors(folder / LEARNER) if learner.state() else {}
+    try:
+        learner.restore(kept)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / LEARNER}: {error}") from None
 
 
 def read_run(folder: Path) -> tuple[Config, Progress]:

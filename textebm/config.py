@@ -41,8 +41,9 @@ def _require_schedule(key: str, value: Schedule, *, zero_allowed: bool) -> None:
 class PriorConfig:
     """The prior p(z) ∝ exp(f(z)) N(z; 0, σ²I) and its short-run chain."""
 
-    kind: Literal["ebm", "gaussian", "none"] = "ebm"
-    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain; none: no z, a plain LM."""
+    kind: Literal["ebm", "gaussian", "ratio", "none"] = "ebm"
+    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain; ratio: f is a sum of log density
+    ratios, learned one after the other by logistic regression (Xiao and Han, NeurIPS 2022); none: no z, a plain LM."""
     latent_dim: int = 32
     """Number of dimensions of z (with kind = none it says nothing)."""
     sigma: float = 1.0
@@ -59,6 +60,18 @@ class PriorConfig:
     """s0: step size, z ← z − ½s²∇U + sTε."""
     temperature: Schedule = 1.0
     """T: noise temperature; 1 is Langevin dynamics proper."""
+    outputs: int = 1
+    """K: outputs of the energy MLP; f is their log-sum-exp, a soft maximum of K energies (Pang and Wu, ICML 2021)."""
+    spectral_norm: bool = False
+    """Divide each weight matrix of the energy MLP by its largest singular value (Miyato et al., ICLR 2018)."""
+    persistent: int = 0
+    """Prior chains kept from one learning step to the next (Tieleman, ICML 2008); 0: each begins at the Gaussian."""
+    restart: float = 0.05
+    """Share of the kept chains that begin anew at each step that moves them."""
+    stages: int = 3
+    """Density ratios of kind ratio."""
+    stage_steps: int = 500
+    """Learning steps for each of them but the last, which is learned until the end."""
 
     def __post_init__(self) -> None:
         _require(self.latent_dim > 0, "prior.latent_dim", self.latent_dim, "at least 1")
@@ -68,6 +81,14 @@ class PriorConfig:
         _require(self.steps >= 0, "prior.steps", self.steps, "0 or more")
         _require_schedule("prior.step_size", self.step_size, zero_allowed=False)
         _require_schedule("prior.temperature", self.temperature, zero_allowed=True)
+        _require(self.outputs > 0, "prior.outputs", self.outputs, "at least 1")
+        _require(self.persistent >= 0, "prior.persistent", self.persistent, "0 or more")
+        _require(0 <= self.restart <= 1, "prior.restart", self.restart, "in [0, 1]")
+        _require(self.stages > 0, "prior.stages", self.stages, "at least 1")
+        _require(self.stage_steps > 0, "prior.stage_steps", self.stage_steps, "at least 1")
+        if self.kind == "ratio":  # each ratio begins as 1, its last layer as 0
+            _require(self.outputs == 1, "prior.outputs", self.outputs, "1 with prior.kind = ratio")
+            _require(not self.spectral_norm, "prior.spectral_norm", self.spectral_norm, "false with prior.kind = ratio")
 
     @property
     def dimensions(self) -> int:
@@ -135,6 +156,9 @@ class InferenceConfig:
     """One dropout mask for the whole chain and the learner's step, or a fresh one at every step."""
     sampled_softmax: int = 0
     """Words beside the batch's own that stand for the vocabulary in training chains (0: all, the exact softmax)."""
+    preconditioner: Literal["none", "rms"] = "none"
+    """rms: each dimension's step is divided by the running RMS of its gradients over the batch (pSGLD, Li et al., AAAI
+    2016)."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "inference.steps", self.steps, "1 or more")
@@ -182,6 +206,9 @@ class OptimiserConfig:
     """Factor an epoch of the exponential schedule."""
     warmup_steps: int = 0
     """Steps over which both rates rise linearly from 0."""
+    ema: float = 0.0
+    """Decay a step of an exponential moving average of all weights, which is then what is validated, saved and
+    generated from (Polyak and Juditsky, 1992); 0: none."""
 
     def __post_init__(self) -> None:
         for key in ("lr", "energy_lr"):
@@ -191,6 +218,7 @@ class OptimiserConfig:
         _require(all(0 <= b < 1 for b in self.betas), "optimiser.betas", self.betas, "two numbers in [0, 1)")
         _require(0 < self.decay <= 1, "optimiser.decay", self.decay, "in (0, 1]")
         _require(self.warmup_steps >= 0, "optimiser.warmup_steps", self.warmup_steps, "0 or more")
+        _require(0 <= self.ema < 1, "optimiser.ema", self.ema, "in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,9 +228,9 @@ class EvaluationConfig:
     sentences: int = 500
     """Validation sentences that are scored (0: all), the same ones each time."""
     active_unit_sentences: int = 100
-    """Sentences over which active units are counted (0: not counted)."""
+    """Sentences over which the use of z is measured: active units, reconstruction BLEU, mutual information (0: not)."""
     active_unit_chains: int = 10
-    """Posterior chains a sentence for active units."""
+    """Posterior chains a sentence for them."""
     samples: int = 5
     """Generated sentences written to the log."""
     select_by: Literal["reconstruction_nll", "prior_nll"] = "reconstruction_nll"

@@ -172,6 +172,8 @@ class TextOptions(ModelOptions):
     """Sentences to draw when there are no --samples (default: as many as the protocol prescribes)."""
     decoding: str | None = None
     """How the sentences of --samples were decoded, for the signature, such as sample-t1 (the headline protocol's)."""
+    prior_steps: int | None = None
+    """Langevin steps of the prior chain of sentences to draw (default: as in training); the signature has it."""
     filtering: str | None = None
     """What was left out of --samples, in a word or two, for the signature (default: nothing)."""
     max_length: int | None = None
@@ -248,6 +250,10 @@ class Evaluate(TextOptions):
     """Leave out the judge as a generator, which takes as long as one more text."""
     mauve: str | None = None
     """MAUVE of each text, on states of an LSTM judge of this recipe, such as lstm-sentence-ptb (extra mauve)."""
+    latent_sentences: int = 200
+    """Test sentences over which the use of z is measured, where sentences are drawn from a model (0: not)."""
+    log_normaliser: float | None = None
+    """log Z of the model's EBM prior, in nats, where it is known: then KL(q‖p) is measured too."""
     format: Literal["json", "text", "markdown", "csv"] = "text"
     """A table for people, for Markdown, for a spreadsheet; or everything in one JSON object."""
     output: str | None = None

@@ -215,7 +215,7 @@ class _Run:
         self.model.to(self.device).train()
         self.learner = Learner(self.model, self.config, self.steps_per_epoch)
         if last is not None:
-            checkpoint.restore_optimisers(last, self.learner)
+            checkpoint.restore_learner(last, self.learner)
             self.saved = last
             if self.progress.batch == 0:  # saved at the end of an epoch, after its validation
                 self.validated_at = self.progress.step
@@ -340,15 +340,17 @@ class _Run:
 
     def _validate_and_save(self) -> None:
         self._read_losses()
-        settings = self.config.evaluation
-        measured = evaluation.validate(self.model, self.splits.valid, self.config.seed, settings.sentences)
+        settings, model = self.config.evaluation, self.learner.result
+        measured = evaluation.validate(model, self.splits.valid, self.config.seed, settings.sentences)
         _check(measured.to_dict(), self.progress.step, self.run_dir)
         units: dict[str, Any] = {}
         if settings.active_unit_sentences and self.config.prior.dimensions:
             sentences, chains = settings.active_unit_sentences, settings.active_unit_chains
-            active, _ = evaluation.active_units(self.model, self.splits.valid, self.config.seed, sentences, chains)
-            units = {"active_units": active}
-        drawn = generation.generate(self.model, self.splits.tokenizer, settings.samples, self.config.seed)
+            use = evaluation.latent_use(
+                model, self.splits.valid, self.splits.tokenizer, self.config.seed, sentences, chains
+            )
+            units = use.to_dict()
+        drawn = generation.generate(model, self.splits.tokenizer, settings.samples, self.config.seed)
         samples = [sample.text for sample in drawn]
         score = measured.score(settings.select_by)
         best = self.progress.best_score is None or score < self.progress.best_score
@@ -364,7 +366,7 @@ class _Run:
         with self._writing():
             self.saved = checkpoint.save(
                 self.run_dir,
-                self.model,
+                self.learner.result,
                 self.splits.tokenizer,
                 self.learner,
                 self.config,

@@ -9,7 +9,7 @@ import torch
 from textebm.config import Config, GeneratorConfig, InferenceConfig, PriorConfig
 from textebm.errors import CheckpointError, TextebmError
 from textebm.model.decoding import Decoding
-from textebm.model.energy import PRIORS, EBMPrior, GaussianPrior
+from textebm.model.energy import PRIORS, EBMPrior, GaussianPrior, RatioPrior
 from textebm.model.latent_ebm import CONFIG, WEIGHTS, LatentEBM, ModelConfig
 from textebm.model.learner import Learner
 from textebm.model.random import stream
@@ -70,7 +70,7 @@ class TestLatent:
         z = torch.randn(5, 3, generator=generator)
         energy = model.energy(z)
         torch.testing.assert_close(energy, -model.prior.tilt(z).detach())
-        assert (energy == 0).all() == (kind == "gaussian")
+        assert (energy == 0).all() == (kind != "ebm")  # ratios begin as 1
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -130,7 +130,7 @@ class TestContract:
 
 
 def test_priors_by_name():
-    assert {"ebm": EBMPrior, "gaussian": GaussianPrior, "none": GaussianPrior} == PRIORS
+    assert {"ebm": EBMPrior, "gaussian": GaussianPrior, "ratio": RatioPrior, "none": GaussianPrior} == PRIORS
     assert set(PRIORS) == set(PriorConfig.__annotations__["kind"].__args__)
 
 

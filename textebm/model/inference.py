@@ -52,7 +52,7 @@ def short_run_posterior(
         prior: the prior.
         likelihood: the conditioned likelihood, or what gives that of each step (see `posterior_potential`).
         batch_size: number of sentences, one chain each.
-        config: length, step sizes, temperatures.
+        config: length, step sizes, temperatures, preconditioner.
         generator: source of the starting points and of the noise.
         observe: called after each step (see `langevin.run`).
 
@@ -64,7 +64,8 @@ def short_run_posterior(
         return start, start
     plan = langevin.schedule(config.steps, config.step_size, config.temperature)
     potential = posterior_potential(prior, likelihood)
+    precondition = langevin.RootMeanSquare() if config.preconditioner == "rms" else None
     fixed = isinstance(likelihood, ConditionedLikelihood) and likelihood.recordable
-    if fixed and observe is None and graphs.possible(start):
+    if fixed and observe is None and precondition is None and graphs.possible(start):
         return graphs.run_by_steps(start, potential, plan, generator), start
-    return langevin.run(start, potential, plan, generator, observe), start
+    return langevin.run(start, potential, plan, generator, observe, precondition), start

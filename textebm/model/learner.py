@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from textebm.config import Config, InferenceConfig, OptimiserConfig
+from textebm.errors import CheckpointError
 from textebm.model import inference
+from textebm.model.averaging import WeightAverage
 from textebm.model.candidates import Candidates
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.optimisers import adam, clip
+from textebm.model.persistent import PersistentChains
 from textebm.model.random import stream
 from textebm.model.recurrent import ConditionedText, TextBatch
 
@@ -84,17 +87,42 @@ class Learner:
         self.steps_per_epoch = steps_per_epoch
         settings = config.optimiser
         self.generator_optimiser = adam(settings.kind, model.generator.parameters(), settings.lr, settings.betas)
-        energy = list(model.prior.parameters())
-        self.energy_optimiser: torch.optim.Optimizer | None = (
-            adam(settings.kind, energy, settings.energy_lr, settings.betas, settings.energy_weight_decay)
-            if energy
-            else None
-        )
+        self.energy_optimisers = [
+            adam(settings.kind, part.parameters(), settings.energy_lr, settings.betas, settings.energy_weight_decay)
+            for part in model.prior.parts()
+        ]
+        self.average = WeightAverage(model, settings.ema) if settings.ema else None
+        kept = config.prior.persistent if self.energy_optimisers else 0
+        begin = stream(config.seed, "persistent", device=model.device)
+        self.chains = PersistentChains(model.prior, kept, config.prior.restart, begin) if kept else None
+
+    @property
+    def result(self) -> LatentEBM:
+        """The model that is validated and saved: the one that is trained, or the average of its weights."""
+        return self.model if self.average is None else self.average.model
+
+    def state(self) -> dict[str, Tensor]:
+        """What goes on from step to step beside `result` and the optimisers: kept chains, weights before averaging."""
+        weights = {} if self.average is None else self.model.state_dict()
+        chains = {} if self.chains is None else {"chains": self.chains.z}
+        return {**{f"weights.{name}": tensor for name, tensor in weights.items()}, **chains}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` told, with a model that holds the weights of `result`.
+
+        Raises:
+            CheckpointError: it is the state of another learner.
+        """
+        own = self.state()
+        if {name: tensor.shape for name, tensor in state.items()} != {name: t.shape for name, t in own.items()}:
+            raise CheckpointError("the saved chains or weights before averaging are not those of this model")
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers by the name of the part that each one owns."""
-        parts = {"generator": self.generator_optimiser, "energy": self.energy_optimiser}
-        return {name: optimiser for name, optimiser in parts.items() if optimiser is not None}
+        names = ["energy", *(f"energy-{number}" for number in range(2, 1 + len(self.energy_optimisers)))]
+        return {"generator": self.generator_optimiser, **dict(zip(names, self.energy_optimisers, strict=False))}
 
     def step(self, x: TextBatch, number: int) -> StepReport:
         """One learning step.
@@ -104,11 +132,14 @@ class Learner:
             number: the step's number in the run, from 0; every random stream is keyed by it.
         """
         self._set_learning_rates(number)
-        last, start, positive = self._infer(x, number)
-        device = self.model.device
-        negative = self.model.sample_prior(len(positive), stream(self.config.seed, "prior", number, device=device))
+        stage = self.model.prior.stage(number)
+        with self.model.prior.before(stage):
+            last, start, positive = self._infer(x, number)
+            negative = self._negatives(len(positive), number)
         log_prob, gradient_norm = self._update_generator(last, positive)
-        energies = self._update_energy(positive, negative)
+        energies = self._update_energy(positive, negative, stage)
+        if self.average is not None:
+            self.average.update(self.model, number + 1)
         return StepReport(
             log_prob=log_prob,
             posterior_energy=energies[0],
@@ -123,10 +154,9 @@ class Learner:
     def _set_learning_rates(self, number: int) -> None:
         settings = self.config.optimiser
         factor = learning_rate_factor(settings, number, self.steps_per_epoch, self.config.epochs)
-        rates = {"generator": settings.lr, "energy": settings.energy_lr}
         for name, optimiser in self.optimisers().items():
             for group in optimiser.param_groups:
-                group["lr"] = rates[name] * factor
+                group["lr"] = (settings.lr if name == "generator" else settings.energy_lr) * factor
 
     def _infer(self, x: TextBatch, number: int) -> tuple[ConditionedText, Tensor, Tensor]:
         """Posterior samples; also the likelihood that the generator learns from, and where the chains began."""
@@ -146,6 +176,14 @@ class Learner:
         )
         return of_step() if fresh else conditioned, start, z
 
+    def _negatives(self, n: int, number: int) -> Tensor:
+        """Prior samples: n of them, unless fewer chains are kept."""
+        seed, device = self.config.seed, self.model.device
+        noise = stream(seed, "prior", number, device=device)
+        if self.chains is None:
+            return self.model.sample_prior(n, noise)
+        return self.chains.advance(n, stream(seed, "persistent", number, device=device), noise)
+
     def _candidates(self, number: int) -> Candidates | None:
         """What draws the words of the chain's sampled softmax, where it is sampled."""
         sampled, device = self.config.inference.sampled_softmax, self.model.device
@@ -159,13 +197,15 @@ class Learner:
         self.generator_optimiser.step()
         return log_prob.detach(), norm
 
-    def _update_energy(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.energy_optimiser is None:
+    def _update_energy(self, positive: Tensor, negative: Tensor, stage: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.energy_optimisers:
             zero = positive.new_zeros(())
             return zero, zero, zero
-        f_positive, f_negative = self.model.prior.tilt(positive).mean(), self.model.prior.tilt(negative).mean()
-        self.energy_optimiser.zero_grad(set_to_none=True)
-        (f_negative - f_positive).backward()  # type: ignore[no-untyped-call]
-        norm = clip(list(self.model.prior.parameters()), self.config.optimiser.energy_clip)
-        self.energy_optimiser.step()
+        prior, optimiser = self.model.prior, self.energy_optimisers[stage or 0]
+        loss, f_positive, f_negative = prior.objective(positive, negative, stage)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = clip(list(prior.parts()[stage or 0].parameters()), self.config.optimiser.energy_clip)
+        optimiser.step()
+        prior.refine_norms()
         return -f_positive.detach(), -f_negative.detach(), norm
