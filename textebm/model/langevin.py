@@ -47,6 +47,7 @@ class Stepper(Protocol):
         ...
 
 
+@runtime_checkable
 class Preconditioner(Protocol):
     """The diagonal of M: what each dimension's squared step is multiplied by."""
 
