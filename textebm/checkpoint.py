@@ -3,6 +3,7 @@
     RUN/config.json               the run's configuration (a valid --config)
     RUN/log.jsonl                 one JSON object a line: training, validation, notes
     RUN/checkpoints/step-N/       a model folder (config, weights, tokeniser), run.json, optimiser.safetensors
+    RUN/checkpoints/step-N/chains.npy   where persistent chains stood, in a run that has them (RUN/chains.npy: now)
     RUN/checkpoints/last.json     which step-N is the newest
     RUN/checkpoints/best.json     which step-N did best on valid
 
@@ -26,6 +27,7 @@ from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from textebm.chains import ChainMemory
     from textebm.data.registry import Split
     from textebm.model.learner import Learner
 
@@ -50,6 +52,10 @@ class Progress:
     """Best validation score so far (lower is better)."""
     best_step: int | None = None
     """Step of that score."""
+    mutual_information: float | None = None
+    """That of x and z at the end of the last epoch with aggressive updates of the encoder, in nats."""
+    encoder_caught_up: bool = False
+    """Whether such updates have ended."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -91,6 +97,7 @@ def save(
     progress: Progress,
     best: bool,
     contents: "dict[Split, str]",
+    chains: "ChainMemory | None" = None,
 ) -> Path:
     """Write a checkpoint and point `last` (and `best`, if it is the best) at it; older ones that nothing points at go.
 
@@ -99,6 +106,7 @@ def save(
         model, tokenizer, learner, config, progress: what is saved.
         best: whether it did best on valid so far.
         contents: digest of the text of each split (see `Corpus.digest`), by which a resumed run knows its text.
+        chains: persistent chains, in a run that has them.
 
     Returns:
         The checkpoint's folder.
@@ -119,6 +127,8 @@ def save(
             model.save_pretrained(temporary)
             save_tokenizer(tokenizer, temporary)
             save_tensors(_optimiser_state(learner), temporary / OPTIMISER)
+            if chains is not None:
+                chains.save(temporary)
             write_text(temporary / RUN, described)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk the room is wanted

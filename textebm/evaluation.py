@@ -11,7 +11,9 @@ from torch import Tensor
 
 from textebm.data.batches import sequential_batches
 from textebm.data.text import EncodedText
-from textebm.model import inference
+from textebm.model import encoder
+from textebm.model.bound import kl_divergence
+from textebm.model.inference import Request
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream
 from textebm.model.recurrent import EOS, FIRST_OUTPUT, TextBatch
@@ -34,7 +36,7 @@ class Validation:
     words: int
     """Their words, end of sentence included; in a vocabulary of words as many as tokens."""
     reconstruction_nll: float
-    """Mean −log p(x|z), z from the posterior chain that training uses (one sample, no dropout)."""
+    """Mean −log p(x|z), z inferred as in training (one sample, no dropout; see `LatentEBM.infer`)."""
     prior_nll: float
     """Mean −log p(x|z), z from the prior chain, unrelated to x."""
     gaussian_nll: float
@@ -50,7 +52,7 @@ class Validation:
     prior_norm: float
     """Mean ‖z‖ of prior samples."""
     posterior_displacement: float
-    """Mean distance that a posterior chain ends from its start."""
+    """Mean distance that a posterior chain ends from its start; 0 where there is no chain."""
     prior_displacement: float
     """Mean distance that a prior chain ends from its start."""
 
@@ -78,6 +80,16 @@ class Validation:
         return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in perplexities}}
 
 
+@dataclasses.dataclass(frozen=True)
+class EncoderValidation(Validation):
+    """What is measured besides where there is an encoder."""
+
+    kl: float
+    """Mean KL(q(z|x) ‖ p(z)) a sentence in nats, up to log Z of an EBM prior, from one sample of q."""
+    negative_elbo: float
+    """Mean −log p(x|z) + KL(q(z|x) ‖ p(z)) at the same sample: with a Gaussian prior, an upper bound on −log p(x)."""
+
+
 def validate(model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0, batch_size: int = 64) -> Validation:
     """Score held-out sentences.
 
@@ -88,33 +100,58 @@ def validate(model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0,
         sentences: score only this many, spread evenly over the text (0: all).
         batch_size: sentences scored at once.
     """
+    kind = Validation if model.encoder is None else EncoderValidation
+    names = [f.name for f in dataclasses.fields(kind)][3:]
     rows = _spread(len(text), sentences)
-    totals = torch.zeros(10, dtype=torch.float64)
+    totals = torch.zeros(len(names), dtype=torch.float64)
     tokens, words = 0, len(rows) + int(text.words(rows).sum())
     for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
         x = text.batch(rows[batch]).to(model.device)
         tokens += int(x.lengths.sum())
         totals += _validate_batch(model, x, seed, number).cpu()
     means = (totals / len(rows)).tolist()
-    names = [f.name for f in dataclasses.fields(Validation)][3:]
-    return Validation(sentences=len(rows), tokens=tokens, words=words, **dict(zip(names, means, strict=True)))
+    return kind(sentences=len(rows), tokens=tokens, words=words, **dict(zip(names, means, strict=True)))
 
 
 def _validate_batch(model: LatentEBM, x: TextBatch, seed: int, number: int) -> Float[Tensor, " figures"]:
-    """Sums over one batch, in the order of Validation's fields."""
+    """Sums over one batch, in the order of the fields of Validation, or of EncoderValidation."""
     n = len(x.lengths)
     conditioned = model.condition(x)
     noise = stream(seed, "evaluation", number, 0, device=model.device)
-    posterior, start = inference.short_run_posterior(model.prior, conditioned, n, model.config.inference, noise)
     moves = stream(seed, "evaluation", number, 1, device=model.device)
     gaussian = model.prior.sample_reference(n, moves)
     prior = model.prior.move(gaussian, moves)
-    latents = (posterior, prior, gaussian)
     with torch.no_grad():
+        posterior, start, q = model.posterior(Request(x, conditioned, model.config.inference, noise))
+        latents = (posterior, prior, gaussian)
         figures = [-conditioned.log_prob(z) for z in latents]
         figures += [model.energy(z) for z in latents]
         figures += [z.norm(dim=1) for z in (posterior, prior, posterior - start, prior - gaussian)]
+        if q is not None:  # start is the sample of q
+            kl = kl_divergence(q, start, model.prior)
+            figures += [kl, kl - conditioned.log_prob(start)]
     return torch.stack([f.double().sum() for f in figures])
+
+
+def mutual_information(
+    model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0, batch_size: int = 64
+) -> float:
+    """Mutual information of x and z under the encoder in nats, over held-out sentences (see `encoder`).
+
+    Args:
+        model: a model with an encoder, on its device.
+        text: the held-out sentences.
+        seed: of the samples of q.
+        sentences: take only this many, spread evenly over the text (0: all).
+        batch_size: sentences encoded at once.
+    """
+    rows = _spread(len(text), sentences)
+    batches = sequential_batches(text.lengths[rows], batch_size)
+    with torch.no_grad():
+        of_batches = [model.encode(text.batch(rows[batch]).to(model.device)) for batch in batches]
+        q = encoder.DiagonalGaussian(*(torch.cat(parts) for parts in zip(*of_batches, strict=True)))
+        z = q.sample(stream(seed, "evaluation", 0, 4, device=model.device))
+        return float(encoder.mutual_information(q, z))
 
 
 def active_units(

@@ -201,7 +201,8 @@ def _describe_data(data: dict[str, Any], device: str) -> str:
 
 
 def _describe_validation(line: dict[str, Any]) -> str:
-    units = f", active units {line['active_units']}" if "active_units" in line else ""
+    units = f", KL {line['kl']:.2f}" if "kl" in line else ""
+    units += f", active units {line['active_units']}" if "active_units" in line else ""
     head = (
         f"epoch {line['epoch']:.2f}, step {line['step']}, {line['seconds'] / 60:.1f} min: valid perplexity "
         f"{line['reconstruction_perplexity']:.1f} reconstructing, {line['prior_perplexity']:.1f} under prior samples, "

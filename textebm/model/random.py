@@ -9,7 +9,18 @@ import hashlib
 
 import torch
 
-STREAMS = ("data", "prior", "posterior", "dropout", "decoding", "initialisation", "evaluation", "candidates")
+STREAMS = (
+    "data",
+    "prior",
+    "posterior",
+    "dropout",
+    "decoding",
+    "initialisation",
+    "evaluation",
+    "candidates",
+    "chains",
+    "aggressive",
+)
 
 
 def stream_seed(seed: int, stream: str, *key: int) -> int:
