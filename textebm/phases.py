@@ -7,7 +7,7 @@ from torch import Tensor
 
 from textebm.checkpoint import Progress
 from textebm.config import BoundConfig
-from textebm.model.bound import autoencoder_steps
+from textebm.model.bound import autoencoder_steps, last_change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,14 @@ class Phases:
     def generator_starts_anew(self, progress: Progress) -> bool:
         """Whether the pre-training as an autoencoder has just ended: what is saved here has not begun anew yet."""
         return progress.step > 0 and progress.step == autoencoder_steps(self.config, self.steps)
+
+    def is_provisional(self, step: int | None) -> bool:
+        """Whether what was measured after so many steps learned by another KL weight than the last one.
+
+        The best of such measurements is no longer the best when the weight has changed: the less the KL term weighs,
+        the better a model reconstructs.
+        """
+        return step is not None and step < last_change(self.config, self.steps)
 
     def encoder_updates(self, progress: Progress) -> int:
         """Most updates of the encoder alone before the next learning step."""

@@ -162,8 +162,8 @@ def train(
         for rows, x in ahead(lambda rows: (rows, text.batch(rows).to(run.device)), rest):
             if run.finished():
                 break
-            aggressive = run.before_step(x)
-            report = run.learner.step(x, run.progress.step, run.chains_of(rows), update_encoder=not aggressive)
+            with_encoder = run.before_step(x)
+            report = run.learner.step(x, run.progress.step, run.chains_of(rows), with_encoder)
             run.after_step(report, int(x.lengths.sum()))
         else:
             run.end_epoch()
@@ -315,19 +315,18 @@ class _Run:
         return None if self.chains is None else self.chains.of(rows, self.device)
 
     def before_step(self, x: TextBatch) -> bool:
-        """What a phase asks for before a learning step on x; returns whether the encoder alone was updated."""
+        """What a phase asks for before a learning step on x; returns whether the encoder is to learn in that step."""
         if self.phases.generator_starts_anew(self.progress):
             self.learner.reset_generator(self.progress.step)
-            self.progress = dataclasses.replace(self.progress, best_score=None, best_step=None)
         most = self.phases.encoder_updates(self.progress)
         if most == 0:
-            return False
+            return True
         number, improvement = self.progress.step, Improvement()
         for update, batch in enumerate(itertools.chain([x], self._other_batches(number, most - 1)), start=1):
             loss = self.learner.encoder_step(batch, number, update)
             if not improvement.goes_on(loss, int(batch.lengths.sum())):
                 break
-        return True
+        return False
 
     def _other_batches(self, number: int, most: int) -> Iterator[TextBatch]:
         """Batches of the epoch from a random place on, for the updates before learning step `number`."""
@@ -403,7 +402,8 @@ class _Run:
         drawn = generation.generate(self.model, self.splits.tokenizer, settings.samples, self.config.seed)
         samples = [sample.text for sample in drawn]
         score = getattr(measured, settings.select_by)
-        best = self.progress.best_score is None or score < self.progress.best_score
+        first = self.progress.best_score is None or self.phases.is_provisional(self.progress.best_step)
+        best = first or score < self.progress.best_score
         if best:
             self.progress = dataclasses.replace(self.progress, best_score=score, best_step=self.progress.step)
         self.validated_at = self.progress.step

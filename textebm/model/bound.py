@@ -7,6 +7,8 @@ E_q[f] is taken at the sample; log Z, which q cannot change, is left out, and fi
 Source: Kingma and Welling, ICLR 2014; with an EBM prior: Pang and Wu, SVEBM, ICML 2021.
 """
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -49,6 +51,15 @@ def kl_with_free_bits(
 def autoencoder_steps(config: BoundConfig, steps: int) -> int:
     """Learning steps of the pre-training without the KL term, of a run of `steps`."""
     return round(config.autoencoder * steps)
+
+
+def last_change(config: BoundConfig, steps: int) -> int:
+    """The learning step from which on the weight of the KL term stays the same, in a run of `steps`."""
+    before = autoencoder_steps(config, steps)
+    if config.kl_schedule == "constant":
+        return before
+    cycles = config.kl_cycles if config.kl_schedule == "cyclical" else 1
+    return before + math.ceil((steps - before) * (cycles - 1 + config.kl_annealing) / cycles)
 
 
 def kl_weight(config: BoundConfig, step: int, steps: int) -> float:
