@@ -68,7 +68,7 @@ class ChainMemory:
             OSError: the copy cannot be written.
         """
         try:
-            saved = np.load(checkpoint / FILE, mmap_mode="r")
+            saved = open_memmap(checkpoint / FILE, mode="r")
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{checkpoint / FILE} cannot be read: {error}") from None
         if saved.shape != (sentences, latent_dim) or saved.dtype != np.float32:
