@@ -183,9 +183,12 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (("--bound.free-bits", 8), "bound.free_bits is 8.0: it must be 0 with inference.kind = short-run"),
-            (("--bound.autoencoder", 0.5), "bound.autoencoder is 0.5"),
-            (("--bound.aggressive-updates", 5), "bound.aggressive_updates is 5"),
+            (
+                ("--bound.free-bits", 8),
+                "bound.free_bits is 8.0: it must be 0.0, its default, with inference.kind = short-run",
+            ),
+            (("--bound.kl-schedule", "linear"), "bound.kl_schedule is 'linear'"),
+            (("--inference.kind", "amortised-langevin", "--bound.autoencoder", 0.5), "bound.autoencoder is 0.5"),
             (("--evaluation.select-by", "negative_elbo"), "evaluation.select_by is 'negative_elbo'"),
             (
                 ("--inference.kind", "amortised", "--evaluation.select-by", "negative_elbo"),

@@ -335,11 +335,10 @@ class Config:
 
     def _require_an_encoder_where_one_is_needed(self) -> None:
         kind = self.inference.kind
-        for key in ("free_bits", "autoencoder", "aggressive_updates"):
-            value = getattr(self.bound, key)
-            _require(
-                value == 0 or kind == "amortised", f"bound.{key}", value, f"0 with inference.kind = {kind}: no bound"
-            )
+        for field in dataclasses.fields(self.bound):
+            value = getattr(self.bound, field.name)
+            wanted = f"{field.default!r}, its default, with inference.kind = {kind}, which has no bound"
+            _require(kind == "amortised" or value == field.default, f"bound.{field.name}", value, wanted)
         chosen = self.evaluation.select_by
         _require(
             chosen != "negative_elbo" or (kind.startswith("amortised") and self.prior.kind == "gaussian"),

@@ -51,10 +51,12 @@ def mutual_information(q: DiagonalGaussian, z: Float[Tensor, "batch latent"]) ->
         q: of each sentence of the batch.
         z: a sample of each.
     """
-    n = len(z)
-    every = DiagonalGaussian(*(part.repeat(n, 1) for part in q))  # row i n + j: sample i under sentence j
-    aggregate = every.log_prob(z.repeat_interleave(n, 0)).view(n, n).logsumexp(1) - math.log(n)
-    return (q.log_prob(z) - aggregate).mean()
+    inside = [
+        q.log_prob(point.expand(len(z), -1)).logsumexp(0)
+        - math.log(len(z))  # log q(z): one sample under every sentence
+        for point in z
+    ]
+    return (q.log_prob(z) - torch.stack(inside)).mean()
 
 
 class SentenceEncoder(nn.Module):
