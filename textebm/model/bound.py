@@ -35,7 +35,8 @@ def kl_with_free_bits(
 ) -> Float[Tensor, ""]:
     """Mean KL a sentence, in which a dimension below its share of the free bits counts as that share.
 
-    So it has no gradient until it is above. The shares are of the closed-form part, KL(q ‖ N(0, σ²I)).
+    So it has no gradient until it is above. The shares are of the closed-form part, KL(q ‖ N(0, σ²I)). Under an EBM
+    prior they can be bought for nothing: q and the prior move away from N(0, σ²I) together.
     Source: by the batch, Kingma et al., "Improved variational inference with inverse autoregressive flow", NeurIPS
     2016; by the sentence, Li et al., "A surprisingly effective fix for deep latent variable modeling of text", EMNLP
     2019.
