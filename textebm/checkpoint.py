@@ -4,6 +4,7 @@
     RUN/log.jsonl                 one JSON object a line: training, validation, notes
     RUN/checkpoints/step-N/       a model folder (config, weights, tokeniser), run.json, optimiser.safetensors; and
                                   learner.safetensors, where the learner keeps chains, or weights that it averages
+    RUN/checkpoints/step-N/chains.npy   where persistent chains stood, in a run that has them (RUN/chains.npy: now)
     RUN/checkpoints/last.json     which step-N is the newest
     RUN/checkpoints/best.json     which step-N did best on valid
 
@@ -27,6 +28,7 @@ from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from textebm.chains import ChainMemory
     from textebm.data.registry import Split
     from textebm.model.learner import Learner
 
@@ -51,6 +53,10 @@ class Progress:
     """Best validation score so far (lower is better)."""
     best_step: int | None = None
     """Step of that score."""
+    mutual_information: float | None = None
+    """That of x and z at the end of the last epoch with aggressive updates of the encoder, in nats."""
+    encoder_caught_up: bool = False
+    """Whether such updates have ended."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -92,6 +98,7 @@ def save(
     progress: Progress,
     best: bool,
     contents: "dict[Split, str]",
+    chains: "ChainMemory | None" = None,
 ) -> Path:
     """Write a checkpoint and point `last` (and `best`, if it is the best) at it; older ones that nothing points at go.
 
@@ -101,6 +108,7 @@ def save(
         tokenizer, learner, config, progress: what is saved beside it.
         best: whether it did best on valid so far.
         contents: digest of the text of each split (see `Corpus.digest`), by which a resumed run knows its text.
+        chains: persistent chains, in a run that has them.
 
     Returns:
         The checkpoint's folder.
@@ -123,6 +131,8 @@ def save(
             save_tensors(_optimiser_state(learner), temporary / OPTIMISER)
             if kept := learner.state():
                 save_tensors({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary / LEARNER)
+            if chains is not None:
+                chains.save(temporary)
             write_text(temporary / RUN, described)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk the room is wanted

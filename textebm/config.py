@@ -114,6 +114,8 @@ class GeneratorConfig:
     """z is concatenated to every word embedding."""
     dropout: float = 0.0
     """Dropout on embeddings and on outputs."""
+    word_dropout: float = 0.0
+    """Share of the words it reads that are replaced by <unk> in training."""
     init_range: float = 0.1
     """Weights start uniform in ±this."""
 
@@ -121,6 +123,7 @@ class GeneratorConfig:
         _require(self.embedding_dim > 0, "generator.embedding_dim", self.embedding_dim, "at least 1")
         _require(self.hidden_dim > 0, "generator.hidden_dim", self.hidden_dim, "at least 1")
         _require(0 <= self.dropout < 1, "generator.dropout", self.dropout, "in [0, 1)")
+        _require(0 <= self.word_dropout <= 1, "generator.word_dropout", self.word_dropout, "in [0, 1]")
         _require(self.init_range > 0, "generator.init_range", self.init_range, "positive")
         _require(
             self.z_to_state or self.z_to_cell or self.z_to_input,
@@ -138,10 +141,11 @@ class GeneratorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig:
-    """How z is inferred from a sentence: a short-run Langevin chain on the posterior."""
+    """How z is inferred from a sentence: by a Langevin chain on the posterior, by an encoder, or by both."""
 
-    kind: Literal["short-run", "none"] = "short-run"
-    """short-run: a Langevin chain from the reference Gaussian; none: there is no z, with prior.kind = none."""
+    kind: Literal["short-run", "amortised", "amortised-langevin", "persistent", "none"] = "short-run"
+    """short-run: a chain from the reference Gaussian; amortised: an encoder; amortised-langevin: a chain from where the
+    encoder says; persistent: a chain a training sentence, which goes on at each visit; none: there is no z."""
     steps: int = 20
     """K1: Langevin steps of the posterior chain."""
     step_size: Schedule = 0.1
@@ -183,15 +187,71 @@ def require_one_latent(prior: PriorConfig, inference: InferenceConfig) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The encoder q(z|x) of amortised inference: a recurrence over the sentence in both directions."""
+
+    cell: Literal["lstm", "gru"] = "lstm"
+    """Recurrent cell (one layer)."""
+    embedding_dim: int | None = None
+    """Size of a word embedding (default: the generator's)."""
+    hidden_dim: int | None = None
+    """Size of the recurrent state of each direction (default: the generator's)."""
+    dropout: float = 0.0
+    """Dropout on embeddings and on the last states."""
+    init_range: float = 0.1
+    """Weights start uniform in ±this."""
+
+    def __post_init__(self) -> None:
+        for key in ("embedding_dim", "hidden_dim"):
+            value = getattr(self, key)
+            _require(value is None or value > 0, f"encoder.{key}", value, "at least 1")
+        _require(0 <= self.dropout < 1, "encoder.dropout", self.dropout, "in [0, 1)")
+        _require(self.init_range > 0, "encoder.init_range", self.init_range, "positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundConfig:
+    """The bound on log p(x) that amortised inference maximises: E[log p(x|z)] − weight · KL(q(z|x) ‖ p(z))."""
+
+    kl_schedule: Literal["constant", "linear", "cyclical"] = "constant"
+    """The KL weight over the run: constant, a rise in a line, or several such rises, one after the other."""
+    kl_weight: float = 1.0
+    """The weight at the end; 1 makes it the evidence lower bound."""
+    kl_start: float = 0.0
+    """The weight where a rise begins."""
+    kl_annealing: float = 0.5
+    """How long a rise lasts: a share of the run (linear) or of a cycle (cyclical)."""
+    kl_cycles: int = 4
+    """Cycles of the run (cyclical)."""
+    free_bits: float = 0.0
+    """Nats that all dimensions of z together may carry at no cost, an equal share each."""
+    free_bits_over: Literal["sentence", "batch"] = "sentence"
+    """Whether a dimension's KL is held against its share sentence by sentence, or on the mean of a batch."""
+    autoencoder: float = 0.0
+    """Share of the run that pre-trains without the KL term; the generator then starts anew."""
+    aggressive_updates: int = 0
+    """Most updates of the encoder alone before each of the generator (0: both learn together); they end for good when
+    the mutual information of x and z stops rising."""
+
+    def __post_init__(self) -> None:
+        for key in ("kl_weight", "kl_start", "free_bits"):
+            _require(getattr(self, key) >= 0, f"bound.{key}", getattr(self, key), "0 or more")
+        _require(0 < self.kl_annealing <= 1, "bound.kl_annealing", self.kl_annealing, "in (0, 1]")
+        _require(self.kl_cycles >= 1, "bound.kl_cycles", self.kl_cycles, "1 or more")
+        _require(0 <= self.autoencoder < 1, "bound.autoencoder", self.autoencoder, "in [0, 1)")
+        _require(self.aggressive_updates >= 0, "bound.aggressive_updates", self.aggressive_updates, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimiserConfig:
-    """Adam for both parts, each with its own rate, decay and clipping."""
+    """Adam for each part, with its own rate, decay and clipping."""
 
     kind: Annotated[Literal["fused", "plain", "apex"], tyro.conf.arg(aliases=("--optimizer",))] = "fused"
     """Whose Adam: torch's fused kernel, torch's plain loop, or NVIDIA Apex's FusedAdam (where it is installed)."""
     lr: float = 1e-3
     """Learning rate of the generator."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's β₁ and β₂, both parts."""
+    """Adam's β₁ and β₂, every part."""
     clip: float = 5.0
     """Largest gradient norm of the generator (0: no clipping)."""
     energy_lr: float = 1e-4
@@ -200,12 +260,16 @@ class OptimiserConfig:
     """Weight decay of the EBM, added to its gradient (Adam's L2)."""
     energy_clip: float = 1.0
     """Largest gradient norm of the EBM (0: no clipping)."""
+    encoder_lr: float | None = None
+    """Learning rate of the encoder (default: the generator's)."""
+    encoder_clip: float | None = None
+    """Largest gradient norm of the encoder (0: no clipping; default: the generator's)."""
     schedule: Literal["constant", "exponential", "linear", "cosine"] = "constant"
-    """Both rates over time: exponential multiplies by `decay` an epoch; linear and cosine fall to 0 at the end."""
+    """The rates over time: exponential multiplies by `decay` an epoch; linear and cosine fall to 0 at the end."""
     decay: float = 0.998
     """Factor an epoch of the exponential schedule."""
     warmup_steps: int = 0
-    """Steps over which both rates rise linearly from 0."""
+    """Steps over which the rates rise linearly from 0."""
     ema: float = 0.0
     """Decay a step of an exponential moving average of all weights, which is then what is validated, saved and
     generated from (Polyak and Juditsky, 1992); 0: none."""
@@ -215,6 +279,9 @@ class OptimiserConfig:
             _require(getattr(self, key) > 0, f"optimiser.{key}", getattr(self, key), "positive")
         for key in ("clip", "energy_clip", "energy_weight_decay"):
             _require(getattr(self, key) >= 0, f"optimiser.{key}", getattr(self, key), "0 or more")
+        rate, norm = self.encoder_lr, self.encoder_clip
+        _require(rate is None or rate > 0, "optimiser.encoder_lr", rate, "positive")
+        _require(norm is None or norm >= 0, "optimiser.encoder_clip", norm, "0 or more")
         _require(all(0 <= b < 1 for b in self.betas), "optimiser.betas", self.betas, "two numbers in [0, 1)")
         _require(0 < self.decay <= 1, "optimiser.decay", self.decay, "in (0, 1]")
         _require(self.warmup_steps >= 0, "optimiser.warmup_steps", self.warmup_steps, "0 or more")
@@ -233,8 +300,8 @@ class EvaluationConfig:
     """Posterior chains a sentence for them."""
     samples: int = 5
     """Generated sentences written to the log."""
-    select_by: Literal["reconstruction_nll", "prior_nll"] = "reconstruction_nll"
-    """Which of them makes a checkpoint the best."""
+    select_by: Literal["reconstruction_nll", "prior_nll", "negative_elbo"] = "reconstruction_nll"
+    """Which of them makes a checkpoint the best (negative_elbo: with an encoder and a Gaussian prior alone)."""
 
     def __post_init__(self) -> None:
         for key in ("sentences", "active_unit_sentences", "samples"):
@@ -273,6 +340,8 @@ class Config:
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    bound: BoundConfig = dataclasses.field(default_factory=BoundConfig)
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     batch_size: int = 64
@@ -309,6 +378,22 @@ class Config:
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
         require_one_latent(self.prior, self.inference)
+        self._require_an_encoder_where_one_is_needed()
+
+    def _require_an_encoder_where_one_is_needed(self) -> None:
+        kind = self.inference.kind
+        for field in dataclasses.fields(self.bound):
+            value = getattr(self.bound, field.name)
+            wanted = f"{field.default!r}, its default, with inference.kind = {kind}, which has no bound"
+            _require(kind == "amortised" or value == field.default, f"bound.{field.name}", value, wanted)
+        chosen = self.evaluation.select_by
+        _require(
+            chosen != "negative_elbo" or (kind.startswith("amortised") and self.prior.kind == "gaussian"),
+            "evaluation.select_by",
+            chosen,
+            f"another one with inference.kind = {kind} and prior.kind = {self.prior.kind}: the bound needs an encoder, "
+            "and an EBM prior's changes with its unknown normaliser",
+        )
 
     @property
     def text_policy(self) -> str:

@@ -76,7 +76,8 @@ class Train(DeviceOptions):
     """Preset or file (YAML or JSON) that the settings start from (default: the preset named like the corpus)."""
     method: str | None = None
     """Which row of the comparison: settings laid over the preset's (lebm: EBM prior, short-run inference; sri: the same
-    under a Gaussian prior; lstm-lm: a plain language model, without z)."""
+    under a Gaussian prior; vae, vae-cyclical, fb-vae, lagging-vae; lebm-amortised, lebm-amortised-langevin,
+    lebm-persistent; abp; lstm-lm: a plain language model, without z; docs/options.md has more)."""
     run_dir: str | None = None
     """Run folder (default: runs/DATA-TIME)."""
     resume: str | None = None

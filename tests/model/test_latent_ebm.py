@@ -230,6 +230,18 @@ class TestBrokenFolders:
         self.refused(folder, "vocab_size")
 
 
+def test_a_folder_from_before_there_were_other_ways_to_infer_z(tmp_path, make_batch):
+    """What it does not name is as it was: a short-run chain, no encoder, no word dropout."""
+    model = LatentEBM(model_config(), seed=2)
+    model.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / CONFIG).read_text())
+    del described["encoder"], described["inference"]["kind"], described["generator"]["word_dropout"]
+    (tmp_path / CONFIG).write_text(json.dumps(described))
+    loaded, x = LatentEBM.from_pretrained(tmp_path), make_batch(SENTENCES)
+    assert loaded.config == model.config
+    assert torch.equal(*(one.infer(x, torch.Generator().manual_seed(1)) for one in (model, loaded)))
+
+
 def test_classes_of_the_output_leave_out_what_is_never_written():
     model = LatentEBM(model_config())
     assert model.generator.output.out_features == 9 - FIRST_OUTPUT
