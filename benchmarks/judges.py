@@ -25,6 +25,7 @@ from typing import Any
 
 # Threads that spin while they wait take the cores from the threads that work. Read once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on large pages, as the command line sets it
 
 import numpy as np
 import torch
@@ -37,8 +38,8 @@ from harness import Bench
 from textebm import hardware
 from textebm.data.registry import resolve
 from textebm.errors import DataError
+from textebm.hardware import native_precision
 from textebm.lm_eval.corpus import Vocabulary
-from textebm.lm_eval.large_softmax import native_precision
 from textebm.lm_eval.neural import Encoder, padded
 from textebm.lm_eval.neural_training import Task, _Batch, _Trainer
 from textebm.lm_eval.ngram import NgramJudge, _spell, _Spelling, find_lmplz

@@ -34,7 +34,7 @@ def interval(
         Lower and upper end.
     """
     runs = [scores] if isinstance(scores, SentenceScores) else list(scores)
-    return _ends(_resampled(runs, resamples, seed), level)
+    return _ends(_mean_resampled(runs, resamples, seed), level)
 
 
 def mean_interval(
@@ -100,10 +100,10 @@ def difference(
     if paired:
         if len(first.tokens) != len(second.tokens):
             raise ValueError("paired scores are of the same sentences")
-        a, b = _each_resampled([first, second], resamples, seed)
+        a, b = resampled([first, second], resamples, seed)
     else:
-        (a,) = _each_resampled([first], resamples, seed)
-        (b,) = _each_resampled([second], resamples, seed + 1)
+        (a,) = resampled([first], resamples, seed)
+        (b,) = resampled([second], resamples, seed + 1)
     observed = first.perplexity - second.perplexity
     drawn = a - b
     at_least = int((np.abs(drawn - np.nanmean(drawn)) >= abs(observed)).sum())
@@ -118,12 +118,12 @@ def _ends(drawn: NDArray[np.float64], level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _resampled(runs: Sequence[SentenceScores], resamples: int, seed: int) -> NDArray[np.float64]:
+def _mean_resampled(runs: Sequence[SentenceScores], resamples: int, seed: int) -> NDArray[np.float64]:
     """Mean perplexity over the runs, of each resampled text; shape (resamples,)."""
-    return np.mean(_each_resampled(runs, resamples, seed), axis=0)  # type: ignore[no-any-return]
+    return np.mean(resampled(runs, resamples, seed), axis=0)  # type: ignore[no-any-return]
 
 
-def _each_resampled(runs: Sequence[SentenceScores], resamples: int, seed: int) -> NDArray[np.float64]:
+def resampled(runs: Sequence[SentenceScores], resamples: int, seed: int | Sequence[int]) -> NDArray[np.float64]:
     """Perplexity of each resampled text under each run, for the same draws; shape (runs, resamples)."""
     log_probs = np.zeros((len(runs), resamples))
     tokens = np.zeros((len(runs), resamples))
@@ -135,7 +135,7 @@ def _each_resampled(runs: Sequence[SentenceScores], resamples: int, seed: int) -
         return perplexity_of_sums(log_probs, tokens)
 
 
-def _draws(sentences: int, resamples: int, seed: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+def _draws(sentences: int, resamples: int, seed: int | Sequence[int]) -> Iterator[tuple[slice, NDArray[np.int64]]]:
     """Which resamples, and the sentences drawn for them: at most `DRAWS_AT_ONCE`, a part of one resample at least."""
     random = np.random.default_rng(seed)
     rows = max(1, DRAWS_AT_ONCE // sentences)

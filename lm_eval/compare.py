@@ -1,19 +1,16 @@
 """What compares with what: signatures in words, and scores put into tables of those that may stand side by side."""
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import tables
 from textebm.lm_eval.protocols import PROTOCOLS
+from textebm.lm_eval.published import Format, published_rows
 from textebm.lm_eval.signature import Signature
-
-Format = Literal["text", "markdown", "csv", "json"]
 
 METRICS = ("fppl", "rppl")
 APART = ("metric", "test", "valid", "held-out", "discounts")
@@ -87,6 +84,8 @@ class Item:
     interval: tuple[float, float] | None
     signature: Signature
     headline: bool
+    real: float | None = None
+    """What real text scores in the place of samples, where that was measured."""
 
     @property
     def place(self) -> tuple[tuple[str, str], ...]:
@@ -254,6 +253,7 @@ def _items(value: object, name: str, *, named: bool) -> Iterable[Item]:
             None if interval is None else (float(interval[0]), float(interval[1])),
             Signature.parse(value["signature"]),
             bool(value.get("details", value).get("headline", False)),
+            ((value.get("details") or {}).get("real_row") or {}).get("perplexity"),
         )
         return
     if isinstance(value.get("name"), str):
@@ -280,7 +280,7 @@ def compare_items(items: Sequence[Item], *, published: bool = False) -> Comparis
                     warnings.append(f"{item.name} has two scores {metric} of one kind: the first is shown")
                 row.setdefault(metric, item)
     warnings += _apart(found) + _unlike(found)
-    rows = _published()
+    rows = published_rows()
     if published:
         warnings += _add_published(found, rows)
     return Comparison(found, warnings, rows["source"])
@@ -312,27 +312,35 @@ def _unlike(found: Sequence[Table]) -> list[str]:
     return warnings
 
 
-def _published() -> dict[str, Any]:
-    """The published rows that ship with the package."""
-    file = resources.files("textebm.lm_eval") / "published.toml"
-    return tomllib.loads(file.read_text(encoding="utf-8"))
-
-
 def _add_published(found: Sequence[Table], rows: Mapping[str, Any]) -> list[str]:
     """Put published rows beside what they compare with; what is said where they do not."""
     warnings = []
     for table in found:
-        known = rows["data"].get(table.facts.get("data", ""), {})
-        if table.facts.get("judge") != rows["judge"]:
-            reason = f"their judge was an LSTM, and only {rows['judge']} reconstructs it"
-        elif known.get("train") is None or known["train"] != table.facts.get("train"):
-            reason = "they were measured on other data"
-        elif table.facts.get("recipe") != f"{rows['judge']}-{table.facts['data']}" or "text" in table.facts:
-            reason = "the judge or its text is not as the protocol has it"
-        elif not all(item.headline for item in table.of()):
-            reason = "some score is not of the headline protocol"
+        reason = why_apart_from_published(table, rows)
+        if reason is None:
+            table.published = list(rows["data"][table.facts["data"]]["rows"])
         else:
-            table.published = list(known["rows"])
-            continue
-        warnings.append(f"{table.title}: published rows are left out: {reason}")
+            warnings.append(f"{table.title}: published rows are left out: {reason}")
     return warnings
+
+
+def why_apart_from_published(table: Table, rows: Mapping[str, Any]) -> str | None:
+    """Why published FPPL and RPPL may not stand beside a table's; None where they may."""
+    if table.facts.get("judge") != rows["judge"]:
+        return f"their judge was an LSTM, and only {rows['judge']} reconstructs it"
+    if not is_published_data(table, rows):
+        return OTHER_DATA
+    if table.facts.get("recipe") != f"{rows['judge']}-{table.facts['data']}" or "text" in table.facts:
+        return "the judge or its text is not as the protocol has it"
+    if not all(item.headline for item in table.of()):
+        return "some score is not of the headline protocol"
+    return None
+
+
+OTHER_DATA = "they were measured on other data"
+
+
+def is_published_data(table: Table, rows: Mapping[str, Any]) -> bool:
+    """Whether a table's training split is the one of the published rows."""
+    known = rows["data"].get(table.facts.get("data", ""), {}).get("train")
+    return known is not None and known == table.facts.get("train")

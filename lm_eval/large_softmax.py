@@ -21,16 +21,6 @@ SCORING_LOGITS = 500_000
 """Logits of a block in scoring: 2 MB, which stay in a core's cache. A GPU gets 64 times as many."""
 
 
-def native_precision(device: torch.device) -> Precision:
-    """bf16 where the device multiplies in it natively (AVX512-BF16, AMX, recent GPUs); else fp32, which is faster."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    if device.type == "cpu":
-        asked = [getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("avx512_bf16", "amx_tile")]
-        return "bf16" if any(ask() for ask in asked) else "fp32"
-    return "fp32"
-
-
 def sums_in(device: torch.device) -> torch.dtype:
     """float64, where the device knows it."""
     return torch.float32 if device.type == "mps" else torch.float64

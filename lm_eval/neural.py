@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from textebm.errors import JudgeError
+from textebm.hardware import native_precision
 from textebm.home import home
 from textebm.lm_eval.corpus import UNKNOWN, Vocabulary
-from textebm.lm_eval.large_softmax import Precision, log_probs, native_precision
+from textebm.lm_eval.large_softmax import Precision, log_probs
 from textebm.lm_eval.perplexity import SentenceScores
 from textebm.lm_eval.recipes import Recipe, get_recipe
 

@@ -24,7 +24,11 @@ KNOWN: dict[str, tuple[Weight, str]] = {
     "test": ("decisive", "first digits of the SHA-256 of the real text that was scored"),
     "text": ("decisive", "how the real text was changed before it was measured; absent where it was taken as it is"),
     "n": ("decisive", "number of generated sentences"),
-    "decoding": ("decisive", "how their words were chosen; sample-t1 is softmax sampling at temperature 1"),
+    "decoding": (
+        "decisive",
+        "how their words were chosen; sample-t1 is softmax sampling at temperature 1; +prior-steps-K, that latents "
+        "come from a prior chain of K steps, not as many as in training",
+    ),
     "filtering": ("decisive", "what was left out of the generated sentences; absent where nothing was"),
     "max_length": ("decisive", "longest sentence that could be generated, where that is below the protocol's"),
     "judge": ("decisive", "name of the protocol, which fixes the kind of language model and what is counted"),

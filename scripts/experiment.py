@@ -4,24 +4,20 @@
 
 What stands behind `--` is handed to `textebm train`. A run that is there already is gone on with, and one that is done
 is only measured. The file holds the command, the seed, the commit, the hardware class, the end of the learning curve,
-figures on the whole of valid, 20 samples, and FPPL and RPPL with their signatures.
+figures on valid and test, 20 samples, and FPPL and RPPL with their signatures. `textebm experiment` does this for every
+cell of a table.
 """
 
 import argparse
-import dataclasses
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from textebm import checkpoint, evaluation, generation, hardware, plots, training
+from textebm import checkpoint, experiment
 from textebm.commands.terminal import choose_device
 from textebm.data.registry import resolve
-
-SAMPLES = 20
-LEARNING_CURVE_LINES = 10
 
 
 def main() -> None:
@@ -59,16 +55,9 @@ def textebm(*arguments: str) -> str:
 
 def measure(run_dir: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """Everything that is reported of a run's best checkpoint."""
-    folder, _ = checkpoint.find_model(str(run_dir))
-    config, progress = checkpoint.read_run(folder)
+    config, _ = checkpoint.read_run(checkpoint.find_model(str(run_dir))[0])
     device = choose_device(chosen.device)
-    model, tokenizer = generation.load(folder, device)
     corpus = resolve(config.data, chosen.data_dir or config.data_dir, config.text_field)
-    splits = training.load_splits(corpus, config, tokenizer)
-    valid = evaluation.validate(model, splits.valid, config.seed)
-    active, variances = evaluation.active_units(model, splits.valid, config.seed, sentences=200)
-    curve = [line for line in plots.read_log(run_dir) if line["kind"] == "valid"]
-    begun = next(line for line in plots.read_log(run_dir) if line["kind"] == "start")
     asked = ["--model", str(run_dir), "--device", str(device)]
     asked += ["--data-dir", chosen.data_dir] if chosen.data_dir else []
     asked += ["-n", str(chosen.n)] if chosen.n else []
@@ -76,16 +65,7 @@ def measure(run_dir: Path, chosen: argparse.Namespace) -> dict[str, Any]:
         "name": chosen.name,
         "command": f"textebm train --config {chosen.config} {' '.join(chosen.train)}".strip(),
         "seed": config.seed,
-        "commit": begun.get("commit"),
-        "hardware": begun.get("hardware"),
-        "versions": hardware.versions(),
-        "steps": progress.step,
-        "epochs": progress.epoch + progress.batch / math.ceil(len(splits.train) / config.batch_size),
-        "minutes": round(progress.seconds / 60, 1),
-        "learning_curve": curve[-LEARNING_CURVE_LINES:],
-        "valid": {**valid.to_dict(), "active_units": active, "active_unit_variances": variances},
-        "unigram_perplexity": evaluation.unigram_perplexity(splits.train, splits.valid, tokenizer.get_vocab_size()),
-        "samples": [dataclasses.asdict(s) for s in generation.generate(model, tokenizer, SAMPLES, config.seed)],
+        **experiment.figures(run_dir, corpus, device),
         "fppl": json.loads(textebm("fppl", *asked)),
         "rppl": json.loads(textebm("rppl", *asked)),
     }

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import re
 import shutil
 import subprocess
@@ -23,8 +24,7 @@ from textebm.lm_eval import protocols
 
 COMMANDS = [
     *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate"),
-    *("likelihood", "calibrate"),
-    *("signature", "compare", "data", "plot", "env"),
+    *("likelihood", "calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
 ]
 
 
@@ -557,12 +557,40 @@ class TestEvaluate:
         done = command("evaluate", "--model", run, "--lmplz", "built-in", "--resamples", 50, "--output", "report.txt")
         assert done.code == 0, done.err
         assert done.out == ""
-        assert "FPPL" in (tmp_path / "report.txt").read_text(encoding="utf-8")
+        report = (tmp_path / "report.txt").read_text(encoding="utf-8")
+        assert "FPPL" in report
+        assert "use of z, on 60 test sentences: active units" in report
+        assert "nats under posterior samples" in report
         assert len(list((run / "samples").glob("*-n300-seed0.txt"))) == 1
+
+    def test_of_a_model_with_another_chain_and_its_use_of_z(self, trained_run: Path, command, tmp_path: Path) -> None:
+        run = shutil.copytree(trained_run, tmp_path / "run")
+        words = ("--model", run, "--lmplz", "built-in", "--resamples", 50, "--no-limits", "--format", "json")
+        done = command("evaluate", *words, "--prior-steps", 9, "--latent-sentences", 30, "--log-normaliser", 0.5)
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        (signatures,) = found["signature"].values()
+        assert all("decoding:sample-t1+prior-steps-9" in signature for signature in signatures.values())
+        assert "decoding is sample-t1+prior-steps-9, and the headline protocol's is sample-t1" in done.err
+        assert len(list((run / "samples").glob("*-n300-seed0-prior9.txt"))) == 1
+        latents = found["details"]["latents"]
+        assert latents["nll_gap"] == pytest.approx(latents["prior_nll"] - latents["reconstruction_nll"])
+        assert latents["latent_sentences"] == 30
+        assert latents["density"] == "fitted-gaussian"
+        assert -0.1 < latents["mutual_information"] <= math.log(30)
+        assert {"active_units", "reconstruction_bleu", "kl"} <= latents.keys()
+        same = command("fppl", *words[:6], "--prior-steps", 5)  # as in training
+        assert same.code == 0, same.err
+        assert "prior-steps" not in json.loads(same.out)["signature"]
+        none = json.loads(command("evaluate", *words, "--latent-sentences", 0).out)
+        assert "latents" not in none["details"]
 
     @pytest.mark.parametrize(
         ("words", "said"),
         [
+            (("--latent-sentences", -1), "--latent-sentences is -1"),
+            (("--samples", "a.txt", "--prior-steps", 3), "does not go with --samples"),
+            (("--prior-steps", -3), "--prior-steps is a chain's length"),
             (("--samples", "nowhere.txt"), "nowhere.txt does not exist"),
             (("--samples", "a.txt", "--train", "a.txt"), "name it with --reference"),
             (("--samples", "a.txt", "--protocol", "arae"), "unknown protocol 'arae': did you mean"),

@@ -99,7 +99,7 @@ class TestRoundTrip:
 
 class TestPresets:
     def test_the_presets_of_the_field_ship(self) -> None:
-        assert {"demo", "ptb", "ptb-small", "snli", "yahoo"} <= set(preset_names())
+        assert {"demo", "ptb", "ptb-small", "snli", "snli-small", "yahoo"} <= set(preset_names())
 
     @pytest.mark.parametrize("name", preset_names())
     def test_each_parses_and_names_a_corpus_that_has_a_card(self, name: str) -> None:
@@ -152,6 +152,12 @@ class TestMethods:
         done = command("train", "--config", name, "--method", method, "--print-config")
         assert done.code == 0, done.err
         assert json.loads(done.out) == to_dict(load_config(name, method))
+
+    def test_temperatures_below_1_are_in_the_name(self) -> None:
+        for method in method_names():
+            inference = load_config("ptb", method).inference
+            known = inference.temperature if isinstance(inference.temperature, tuple) else (inference.temperature,)
+            assert min(known) == 1.0 or "tempered" in method, method
 
     def test_a_method_changes_what_it_names_and_nothing_else(self) -> None:
         plain, twin = load_config("ptb-small"), load_config("ptb-small", "sri")
@@ -217,6 +223,8 @@ class TestErrors:
             ("prior.sigma", True),
             ("prior.step_size", [0.1, "x"]),
             ("prior.step_size", {}),
+            ("prior.spectral_norm", "yes"),
+            ("inference.preconditioner", "adam"),
             ("optimiser.betas", [0.9]),
             ("optimiser.betas", 0.9),
             ("prior", 3),
@@ -241,11 +249,33 @@ class TestErrors:
             ("prior.step_size", []),
             ("prior.step_size", [0.1, -0.1]),
             ("prior.temperature", -0.1),
+            ("prior.outputs", 0),
+            ("prior.persistent", -1),
+            ("prior.restart", 1.5),
+            ("prior.stages", 0),
+            ("prior.stage_steps", 0),
+            ("optimiser.ema", 1.0),
+            ("optimiser.ema", -0.1),
             ("generator.embedding_dim", 0),
             ("generator.hidden_dim", 0),
             ("generator.dropout", 1.0),
             ("generator.dropout", -0.1),
             ("generator.init_range", 0.0),
+            ("generator.word_dropout", 1.1),
+            ("encoder.embedding_dim", 0),
+            ("encoder.hidden_dim", -1),
+            ("encoder.dropout", 1.0),
+            ("encoder.init_range", 0.0),
+            ("bound.kl_weight", -1.0),
+            ("bound.kl_start", -0.1),
+            ("bound.kl_annealing", 0.0),
+            ("bound.kl_annealing", 1.5),
+            ("bound.kl_cycles", 0),
+            ("bound.free_bits", -1.0),
+            ("bound.autoencoder", 1.0),
+            ("bound.aggressive_updates", -1),
+            ("optimiser.encoder_lr", 0.0),
+            ("optimiser.encoder_clip", -1.0),
             ("inference.steps", 0),
             ("inference.step_size", [0.1, 0.0]),
             ("inference.temperature", [1.0, -1.0]),

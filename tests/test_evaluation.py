@@ -14,6 +14,9 @@ from textebm import evaluation
 from textebm.config import GeneratorConfig, InferenceConfig, PriorConfig
 from textebm.data.text import EncodedText, encode
 from textebm.data.vocabulary import build_tokenizer
+from textebm.data.vocabulary import decode as to_text
+from textebm.model import information
+from textebm.model.decoding import Decoding, decode
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.random import stream
 
@@ -208,3 +211,74 @@ class TestUnigram:
         size = tokenizer.get_vocab_size()
         text = encode(sentences, tokenizer)
         assert 1 < evaluation.unigram_perplexity(text, text, size) <= size - 2 + 1e-9
+
+
+class TestUseOfLatents:
+    def use(self, text: EncodedText, model: LatentEBM, **options: Any) -> evaluation.LatentUse:
+        return evaluation.latent_use(model, text, build_tokenizer(SENTENCES, 100), 0, **options)
+
+    def test_figures_are_those_of_the_chains(self, text: EncodedText) -> None:
+        model = make_model({"kind": "gaussian"})
+        found = self.use(text, model, sentences=10, chains=4)
+        samples = evaluation.posterior_chains(model, text, 0, 10, 4)
+        mean, log_variance = information.fitted_gaussian(samples)
+        assert samples.shape == (10, 4, LATENT)
+        assert found.latent_sentences == 10
+        assert found.latent_chains == 4
+        assert found.active_units == evaluation.active_units(model, text, 0, 10, 4)[0]
+        assert found.density == "fitted-gaussian"
+        expected = information.mutual_information(samples, mean, log_variance).item()
+        assert found.mutual_information == pytest.approx(expected)
+        entropies = information.entropy_of_chains(samples)
+        second_moment = samples.square().sum(2).mean(1)
+        kl = -entropies + 0.5 * (second_moment + LATENT * math.log(2 * math.pi))
+        assert found.kl == pytest.approx(kl.mean().item(), rel=1e-5)
+
+    def test_kl_needs_the_normaliser_of_an_ebm(self, text: EncodedText) -> None:
+        model = make_model()
+        unknown, zero, two = (
+            self.use(text, model, sentences=5, chains=3, log_normaliser=known) for known in (None, 0.0, 2.0)
+        )
+        assert unknown.kl is None
+        assert "kl" not in unknown.to_dict()
+        assert two.kl == pytest.approx(zero.kl + 2)
+        assert unknown.mutual_information == zero.mutual_information
+
+    def test_bleu_is_of_greedy_reconstructions_of_the_first_chain(self, text: EncodedText) -> None:
+        pytest.importorskip("sacrebleu", reason="the BLEU score needs sacrebleu")
+        model, tokenizer = make_model(), build_tokenizer(SENTENCES, 100)
+        found = self.use(text, model, sentences=0, chains=2)
+        z = evaluation.posterior_chains(model, text, 0, 0, 2)[:, 0].float()
+        greedy = Decoding("greedy", max_length=model.config.longest)
+        written = decode(model.generator, z, greedy, stream(0, "decoding", 0))
+        originals = [to_text(tokenizer, text.sentence(row)) for row in range(len(text))]
+        assert originals == SENTENCES
+        assert found.reconstruction_bleu == evaluation.bleu([to_text(tokenizer, ids) for ids in written], originals)[0]
+
+    def test_bleu_of_copies_is_100(self) -> None:
+        pytest.importorskip("sacrebleu", reason="the BLEU score needs sacrebleu")
+        long = [sentence for sentence in SENTENCES if len(sentence.split()) >= 4]
+        score, signature = evaluation.bleu(long, long)
+        assert score == pytest.approx(100)
+        assert "tok:none" in signature
+        assert evaluation.bleu(long[::-1], long)[0] < 100
+
+    def test_without_sacrebleu_it_is_left_out(self, text: EncodedText, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(evaluation, "find_spec", lambda name: None)
+        found = self.use(text, make_model(), sentences=4, chains=2)
+        assert found.reconstruction_bleu is None
+        assert "reconstruction_bleu" not in found.to_dict()
+
+    def test_the_gap_is_between_prior_and_posterior_samples(self, text: EncodedText) -> None:
+        measured = evaluation.validate(make_model(), text, 0)
+        assert measured.nll_gap == measured.prior_nll - measured.reconstruction_nll
+        assert measured.to_dict()["nll_gap"] == measured.nll_gap
+
+    def test_a_longer_prior_chain_changes_prior_figures_alone(self, text: EncodedText) -> None:
+        model = make_model()
+        short, same, long = (evaluation.validate(model, text, 0, prior_steps=steps) for steps in (None, 3, 12))
+        assert short == same
+        changed = {
+            field.name for field in dataclasses.fields(short) if getattr(short, field.name) != getattr(long, field.name)
+        }
+        assert changed == {"prior_nll", "prior_energy", "prior_norm", "prior_displacement"}

@@ -13,9 +13,10 @@ from textebm.lm_eval import Signature
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = [
     path
-    for path in sorted((ROOT / "results").glob("*.json"))
+    for path in sorted([*(ROOT / "results").glob("*.json"), *(ROOT / "results").glob("*/*.json")])
     if not path.stem.startswith(("bench-", "calibration-", "corpus-", "judges-"))  # which are no experiments
 ]
+CELLS = [path for path in RESULTS if path.parent.name != "results"]
 CALIBRATIONS = sorted((ROOT / "results").glob("calibration-*.json"))
 JUDGES = sorted((ROOT / "results").glob("judges-*.json"))
 BENCHMARKS = sorted((ROOT / "results").glob("bench-*.json"))
@@ -43,6 +44,15 @@ def test_a_result_says_how_it_was_obtained(path: Path) -> None:
     assert [line["step"] for line in result["learning_curve"]] == sorted(
         {line["step"] for line in result["learning_curve"]}
     )
+
+
+@pytest.mark.parametrize("path", CELLS, ids=lambda path: path.stem)
+def test_the_command_of_a_cell_means_its_settings(path: Path, command) -> None:
+    result = read(path)
+    assert (path.parent.name, result["name"]) == (result["experiment"], path.stem)
+    words = result["command"].split()[1:]
+    assert json.loads(command(*words, "--print-config").out) == result["config"]
+    assert words[words.index("--method") + 1] == result["method"]
 
 
 @pytest.mark.parametrize("metric", ["fppl", "rppl"])

@@ -109,6 +109,11 @@ class TestRunFolder:
             assert len(line["samples"]) == 3
             assert all(isinstance(sample, str) for sample in line["samples"])
             assert 0 <= line["active_units"] <= 4
+            assert line["nll_gap"] == pytest.approx(line["prior_nll"] - line["reconstruction_nll"])
+            assert 0 <= line["reconstruction_bleu"] <= 100
+            assert -0.1 < line["mutual_information"] <= math.log(line["latent_sentences"])
+            assert line["density"] == "fitted-gaussian"
+            assert "kl" not in line  # log Z of the prior is not known
 
     def test_figures_agree_with_each_other(self, trained_run: Path) -> None:
         for line in log_of(trained_run, "valid"):
@@ -296,7 +301,7 @@ class TestResume:
             raise Crash
 
         with monkeypatch.context() as patch, pytest.raises(Crash):
-            patch.setattr(evaluation, "active_units", crash)  # in the validation at the end of the first epoch
+            patch.setattr(evaluation, "latent_use", crash)  # in the validation at the end of the first epoch
             command("train", "--config", tiny_config, "--run-dir", "run", "--checkpoint-every", 8)
         assert last_step(tmp_path / "run") == 8
         assert command("train", "--run-dir", "run", "--resume", "auto").code == 0
@@ -457,6 +462,7 @@ class TestVariants:
         self.start(command, tiny_config, "--prior.kind", "gaussian")
         (valid,) = log_of(tmp_path / "run", "valid")
         assert valid["posterior_energy"] == valid["prior_energy"] == valid["gaussian_energy"] == 0
+        assert math.isfinite(valid["kl"])
         names = load_file(tmp_path / "run" / "checkpoints" / "step-3" / "model.safetensors")
         assert not [name for name in names if name.startswith("prior")]
 

@@ -61,6 +61,74 @@ def test_a_sampled_softmax_changes_the_chain(command, tiny_config, tmp_path):
     assert exact != sampled
 
 
+OPTIONS = {
+    "outputs": ("--prior.outputs", 3),
+    "spectral-norm": ("--prior.spectral-norm", "True"),
+    "persistent": ("--prior.persistent", 45, "--prior.restart", 0.2),
+    "ema": ("--optimiser.ema", 0.9),
+    "ratio": ("--prior.kind", "ratio", "--prior.stages", 2, "--prior.stage-steps", 8),
+    "rms": ("--inference.preconditioner", "rms"),
+    "several": (
+        "--prior.spectral-norm",
+        "True",
+        "--prior.persistent",
+        20,
+        "--optimiser.ema",
+        0.8,
+        "--prior.outputs",
+        2,
+    ),
+}
+SHORT = ("--generator.init-range", 0.4, "--evaluation.samples", 0, "--evaluation.active-unit-sentences", 0)
+
+
+def short_run(command, config: Path, folder: Path, *words: object) -> Path:
+    """A run of two epochs of 10 steps on the small corpus; its last checkpoint."""
+    done = command("train", "--config", config, "--run-dir", folder, *SHORT, *words)
+    assert done.code == 0, done.err
+    return folder / "checkpoints" / json.loads((folder / "checkpoints" / "last.json").read_text())["folder"]
+
+
+def read(checkpoint: Path, name: str) -> bytes | None:
+    path = checkpoint / f"{name}.safetensors"
+    return path.read_bytes() if path.exists() else None
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_each_option_changes_the_run_and_is_resumed_as_if_never_stopped(command, tiny_config, tmp_path, option):
+    """Stopped in the middle of an epoch; equal to the last bit: weights, averages, chains, norms."""
+    words = OPTIONS[option]
+    whole = short_run(command, tiny_config, tmp_path / "whole", *words, "--max-steps", 20)
+    short_run(command, tiny_config, tmp_path / "parts", *words, "--max-steps", 14)
+    again = command("train", "--run-dir", tmp_path / "parts", "--resume", "auto", "--max-steps", 20)
+    assert again.code == 0, again.err
+    parts = tmp_path / "parts" / "checkpoints" / whole.name
+    for name in ("model", "learner", "optimiser"):
+        assert read(parts, name) == read(whole, name), name
+    assert (read(whole, "learner") is not None) == (option in {"persistent", "ema", "several"})
+    other = short_run(command, tiny_config, tmp_path / "other", "--max-steps", 20)
+    assert read(other, "model") != read(whole, "model")
+    assert (read(other, "optimiser") == read(whole, "optimiser")) == (option == "ema")  # which changes no step
+
+
+@pytest.mark.parametrize("option", ["rms", "several"])
+def test_fast_and_plain_go_the_same_way_with_options(command, tiny_config, tmp_path, option):
+    words = (*OPTIONS[option], "--max-steps", 20)
+    short_run(command, tiny_config, tmp_path / "fast", *words)
+    short_run(command, tiny_config, tmp_path / "plain", *words, "--computation", "plain")
+    found = residuals(*(trajectory(tmp_path / name) for name in ("fast", "plain")))
+    assert any(found)
+    assert max(map(abs, found)) < 2e-3
+
+
+def test_a_lost_state_of_the_learner_is_said(command, tiny_config, tmp_path):
+    kept = short_run(command, tiny_config, tmp_path / "run", "--optimiser.ema", 0.9, "--max-steps", 2)
+    (kept / "learner.safetensors").unlink()
+    done = command("train", "--run-dir", tmp_path / "run", "--resume", "auto", "--max-steps", 4)
+    assert done.code == 1
+    assert "learner.safetensors" in done.err
+
+
 @pytest.mark.parametrize("words", [("--batch-tokens", 200, "--inference.sampled-softmax", 9), ("--precision", "fp16")])
 def test_resumed_as_if_never_stopped(command, tiny_config, tmp_path, words):
     whole = run(command, tiny_config, tmp_path / "whole", *words)

@@ -2,7 +2,9 @@
 
     RUN/config.json               the run's configuration (a valid --config)
     RUN/log.jsonl                 one JSON object a line: training, validation, notes
-    RUN/checkpoints/step-N/       a model folder (config, weights, tokeniser), run.json, optimiser.safetensors
+    RUN/checkpoints/step-N/       a model folder (config, weights, tokeniser), run.json, optimiser.safetensors; and
+                                  learner.safetensors, where the learner keeps chains, or weights that it averages
+    RUN/checkpoints/step-N/chains.npy   where persistent chains stood, in a run that has them (RUN/chains.npy: now)
     RUN/checkpoints/last.json     which step-N is the newest
     RUN/checkpoints/best.json     which step-N did best on valid
 
@@ -26,10 +28,11 @@ from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from textebm.chains import ChainMemory
     from textebm.data.registry import Split
     from textebm.model.learner import Learner
 
-RUN, OPTIMISER = "run.json", "optimiser.safetensors"
+RUN, OPTIMISER, LEARNER = "run.json", "optimiser.safetensors", "learner.safetensors"
 FORMAT = 2
 """Of run.json. 1: no format is named, and sentences came in another order; such a run cannot be gone on with."""
 
@@ -50,6 +53,10 @@ class Progress:
     """Best validation score so far (lower is better)."""
     best_step: int | None = None
     """Step of that score."""
+    mutual_information: float | None = None
+    """That of x and z at the end of the last epoch with aggressive updates of the encoder, in nats."""
+    encoder_caught_up: bool = False
+    """Whether such updates have ended."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -91,14 +98,17 @@ def save(
     progress: Progress,
     best: bool,
     contents: "dict[Split, str]",
+    chains: "ChainMemory | None" = None,
 ) -> Path:
     """Write a checkpoint and point `last` (and `best`, if it is the best) at it; older ones that nothing points at go.
 
     Args:
         run_dir: the run folder.
-        model, tokenizer, learner, config, progress: what is saved.
+        model: what is saved as the model: the learner's `result`.
+        tokenizer, learner, config, progress: what is saved beside it.
         best: whether it did best on valid so far.
         contents: digest of the text of each split (see `Corpus.digest`), by which a resumed run knows its text.
+        chains: persistent chains, in a run that has them.
 
     Returns:
         The checkpoint's folder.
@@ -119,6 +129,10 @@ def save(
             model.save_pretrained(temporary)
             save_tokenizer(tokenizer, temporary)
             save_tensors(_optimiser_state(learner), temporary / OPTIMISER)
+            if kept := learner.state():
+                save_tensors({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary / LEARNER)
+            if chains is not None:
+                chains.save(temporary)
             write_text(temporary / RUN, described)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk the room is wanted
@@ -179,6 +193,20 @@ def restore_optimisers(folder: Path, learner: "Learner") -> None:
         if len(state) not in (0, wanted):
             raise CheckpointError(f"{folder / OPTIMISER} holds {len(state)} {part} states where {wanted} are needed")
         optimiser.load_state_dict({"state": state, "param_groups": described["param_groups"]})
+
+
+def restore_learner(folder: Path, learner: "Learner") -> None:
+    """Give a learner, made with a checkpoint's model, its optimiser state and whatever else it keeps.
+
+    Raises:
+        CheckpointError: the state is missing, broken, or of another model.
+    """
+    restore_optimisers(folder, learner)
+    kept = load_tensors(folder / LEARNER) if learner.state() else {}
+    try:
+        learner.restore(kept)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / LEARNER}: {error}") from None
 
 
 def read_run(folder: Path) -> tuple[Config, Progress]:

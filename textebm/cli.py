@@ -25,6 +25,7 @@ COMMANDS = {
     "calibrate": "judges",
     "signature": "measuring",
     "compare": "measuring",
+    "experiment": "experiment",
     "data": "corpora",
     "plot": "surroundings",
     "env": "surroundings",
@@ -47,6 +48,7 @@ commands:
   calibrate    what real text scores under each judge, beside known figures
   signature    explain a score's signature, or say whether two scores compare
   compare      put scores into tables, those that compare side by side
+  experiment   train and measure every cell of a table; goes on where it stopped
   data         list corpora, show one, download it, check what is on this machine
   plot         draw a run's learning curves
   env          say what textebm finds on this machine
@@ -71,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Spinning OpenMP threads slow recurrent networks down many times over as soon as anything else wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Pages of 2 MB: to touch the fresh memory of a large tensor costs as much as many a product with it.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -41,8 +41,9 @@ def _require_schedule(key: str, value: Schedule, *, zero_allowed: bool) -> None:
 class PriorConfig:
     """The prior p(z) ∝ exp(f(z)) N(z; 0, σ²I) and its short-run chain."""
 
-    kind: Literal["ebm", "gaussian", "none"] = "ebm"
-    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain; none: no z, a plain LM."""
+    kind: Literal["ebm", "gaussian", "ratio", "none"] = "ebm"
+    """ebm: the learned tilt f; gaussian: f = 0, sampled exactly, without a chain; ratio: f is a sum of log density
+    ratios, learned one after the other by logistic regression (Xiao and Han, NeurIPS 2022); none: no z, a plain LM."""
     latent_dim: int = 32
     """Number of dimensions of z (with kind = none it says nothing)."""
     sigma: float = 1.0
@@ -59,6 +60,18 @@ class PriorConfig:
     """s0: step size, z ← z − ½s²∇U + sTε."""
     temperature: Schedule = 1.0
     """T: noise temperature; 1 is Langevin dynamics proper."""
+    outputs: int = 1
+    """K: outputs of the energy MLP; f is their log-sum-exp, a soft maximum of K energies (Pang and Wu, ICML 2021)."""
+    spectral_norm: bool = False
+    """Divide each weight matrix of the energy MLP by its largest singular value (Miyato et al., ICLR 2018)."""
+    persistent: int = 0
+    """Prior chains kept from one learning step to the next (Tieleman, ICML 2008); 0: each begins at the Gaussian."""
+    restart: float = 0.05
+    """Share of the kept chains that begin anew at each step that moves them."""
+    stages: int = 3
+    """Density ratios of kind ratio."""
+    stage_steps: int = 500
+    """Learning steps for each of them but the last, which is learned until the end."""
 
     def __post_init__(self) -> None:
         _require(self.latent_dim > 0, "prior.latent_dim", self.latent_dim, "at least 1")
@@ -68,6 +81,14 @@ class PriorConfig:
         _require(self.steps >= 0, "prior.steps", self.steps, "0 or more")
         _require_schedule("prior.step_size", self.step_size, zero_allowed=False)
         _require_schedule("prior.temperature", self.temperature, zero_allowed=True)
+        _require(self.outputs > 0, "prior.outputs", self.outputs, "at least 1")
+        _require(self.persistent >= 0, "prior.persistent", self.persistent, "0 or more")
+        _require(0 <= self.restart <= 1, "prior.restart", self.restart, "in [0, 1]")
+        _require(self.stages > 0, "prior.stages", self.stages, "at least 1")
+        _require(self.stage_steps > 0, "prior.stage_steps", self.stage_steps, "at least 1")
+        if self.kind == "ratio":  # each ratio begins as 1, its last layer as 0
+            _require(self.outputs == 1, "prior.outputs", self.outputs, "1 with prior.kind = ratio")
+            _require(not self.spectral_norm, "prior.spectral_norm", self.spectral_norm, "false with prior.kind = ratio")
 
     @property
     def dimensions(self) -> int:
@@ -93,6 +114,8 @@ class GeneratorConfig:
     """z is concatenated to every word embedding."""
     dropout: float = 0.0
     """Dropout on embeddings and on outputs."""
+    word_dropout: float = 0.0
+    """Share of the words it reads that are replaced by <unk> in training."""
     init_range: float = 0.1
     """Weights start uniform in ±this."""
 
@@ -100,6 +123,7 @@ class GeneratorConfig:
         _require(self.embedding_dim > 0, "generator.embedding_dim", self.embedding_dim, "at least 1")
         _require(self.hidden_dim > 0, "generator.hidden_dim", self.hidden_dim, "at least 1")
         _require(0 <= self.dropout < 1, "generator.dropout", self.dropout, "in [0, 1)")
+        _require(0 <= self.word_dropout <= 1, "generator.word_dropout", self.word_dropout, "in [0, 1]")
         _require(self.init_range > 0, "generator.init_range", self.init_range, "positive")
         _require(
             self.z_to_state or self.z_to_cell or self.z_to_input,
@@ -117,10 +141,11 @@ class GeneratorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig:
-    """How z is inferred from a sentence: a short-run Langevin chain on the posterior."""
+    """How z is inferred from a sentence: by a Langevin chain on the posterior, by an encoder, or by both."""
 
-    kind: Literal["short-run", "none"] = "short-run"
-    """short-run: a Langevin chain from the reference Gaussian; none: there is no z, with prior.kind = none."""
+    kind: Literal["short-run", "amortised", "amortised-langevin", "persistent", "none"] = "short-run"
+    """short-run: a chain from the reference Gaussian; amortised: an encoder; amortised-langevin: a chain from where the
+    encoder says; persistent: a chain a training sentence, which goes on at each visit; none: there is no z."""
     steps: int = 20
     """K1: Langevin steps of the posterior chain."""
     step_size: Schedule = 0.1
@@ -135,6 +160,9 @@ class InferenceConfig:
     """One dropout mask for the whole chain and the learner's step, or a fresh one at every step."""
     sampled_softmax: int = 0
     """Words beside the batch's own that stand for the vocabulary in training chains (0: all, the exact softmax)."""
+    preconditioner: Literal["none", "rms"] = "none"
+    """rms: each dimension's step is divided by the running RMS of its gradients over the batch (pSGLD, Li et al., AAAI
+    2016)."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "inference.steps", self.steps, "1 or more")
@@ -159,15 +187,71 @@ def require_one_latent(prior: PriorConfig, inference: InferenceConfig) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The encoder q(z|x) of amortised inference: a recurrence over the sentence in both directions."""
+
+    cell: Literal["lstm", "gru"] = "lstm"
+    """Recurrent cell (one layer)."""
+    embedding_dim: int | None = None
+    """Size of a word embedding (default: the generator's)."""
+    hidden_dim: int | None = None
+    """Size of the recurrent state of each direction (default: the generator's)."""
+    dropout: float = 0.0
+    """Dropout on embeddings and on the last states."""
+    init_range: float = 0.1
+    """Weights start uniform in ±this."""
+
+    def __post_init__(self) -> None:
+        for key in ("embedding_dim", "hidden_dim"):
+            value = getattr(self, key)
+            _require(value is None or value > 0, f"encoder.{key}", value, "at least 1")
+        _require(0 <= self.dropout < 1, "encoder.dropout", self.dropout, "in [0, 1)")
+        _require(self.init_range > 0, "encoder.init_range", self.init_range, "positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundConfig:
+    """The bound on log p(x) that amortised inference maximises: E[log p(x|z)] − weight · KL(q(z|x) ‖ p(z))."""
+
+    kl_schedule: Literal["constant", "linear", "cyclical"] = "constant"
+    """The KL weight over the run: constant, a rise in a line, or several such rises, one after the other."""
+    kl_weight: float = 1.0
+    """The weight at the end; 1 makes it the evidence lower bound."""
+    kl_start: float = 0.0
+    """The weight where a rise begins."""
+    kl_annealing: float = 0.5
+    """How long a rise lasts: a share of the run (linear) or of a cycle (cyclical)."""
+    kl_cycles: int = 4
+    """Cycles of the run (cyclical)."""
+    free_bits: float = 0.0
+    """Nats that all dimensions of z together may carry at no cost, an equal share each."""
+    free_bits_over: Literal["sentence", "batch"] = "sentence"
+    """Whether a dimension's KL is held against its share sentence by sentence, or on the mean of a batch."""
+    autoencoder: float = 0.0
+    """Share of the run that pre-trains without the KL term; the generator then starts anew."""
+    aggressive_updates: int = 0
+    """Most updates of the encoder alone before each of the generator (0: both learn together); they end for good when
+    the mutual information of x and z stops rising."""
+
+    def __post_init__(self) -> None:
+        for key in ("kl_weight", "kl_start", "free_bits"):
+            _require(getattr(self, key) >= 0, f"bound.{key}", getattr(self, key), "0 or more")
+        _require(0 < self.kl_annealing <= 1, "bound.kl_annealing", self.kl_annealing, "in (0, 1]")
+        _require(self.kl_cycles >= 1, "bound.kl_cycles", self.kl_cycles, "1 or more")
+        _require(0 <= self.autoencoder < 1, "bound.autoencoder", self.autoencoder, "in [0, 1)")
+        _require(self.aggressive_updates >= 0, "bound.aggressive_updates", self.aggressive_updates, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimiserConfig:
-    """Adam for both parts, each with its own rate, decay and clipping."""
+    """Adam for each part, with its own rate, decay and clipping."""
 
     kind: Annotated[Literal["fused", "plain", "apex"], tyro.conf.arg(aliases=("--optimizer",))] = "fused"
     """Whose Adam: torch's fused kernel, torch's plain loop, or NVIDIA Apex's FusedAdam (where it is installed)."""
     lr: float = 1e-3
     """Learning rate of the generator."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's β₁ and β₂, both parts."""
+    """Adam's β₁ and β₂, every part."""
     clip: float = 5.0
     """Largest gradient norm of the generator (0: no clipping)."""
     energy_lr: float = 1e-4
@@ -176,21 +260,32 @@ class OptimiserConfig:
     """Weight decay of the EBM, added to its gradient (Adam's L2)."""
     energy_clip: float = 1.0
     """Largest gradient norm of the EBM (0: no clipping)."""
+    encoder_lr: float | None = None
+    """Learning rate of the encoder (default: the generator's)."""
+    encoder_clip: float | None = None
+    """Largest gradient norm of the encoder (0: no clipping; default: the generator's)."""
     schedule: Literal["constant", "exponential", "linear", "cosine"] = "constant"
-    """Both rates over time: exponential multiplies by `decay` an epoch; linear and cosine fall to 0 at the end."""
+    """The rates over time: exponential multiplies by `decay` an epoch; linear and cosine fall to 0 at the end."""
     decay: float = 0.998
     """Factor an epoch of the exponential schedule."""
     warmup_steps: int = 0
-    """Steps over which both rates rise linearly from 0."""
+    """Steps over which the rates rise linearly from 0."""
+    ema: float = 0.0
+    """Decay a step of an exponential moving average of all weights, which is then what is validated, saved and
+    generated from (Polyak and Juditsky, 1992); 0: none."""
 
     def __post_init__(self) -> None:
         for key in ("lr", "energy_lr"):
             _require(getattr(self, key) > 0, f"optimiser.{key}", getattr(self, key), "positive")
         for key in ("clip", "energy_clip", "energy_weight_decay"):
             _require(getattr(self, key) >= 0, f"optimiser.{key}", getattr(self, key), "0 or more")
+        rate, norm = self.encoder_lr, self.encoder_clip
+        _require(rate is None or rate > 0, "optimiser.encoder_lr", rate, "positive")
+        _require(norm is None or norm >= 0, "optimiser.encoder_clip", norm, "0 or more")
         _require(all(0 <= b < 1 for b in self.betas), "optimiser.betas", self.betas, "two numbers in [0, 1)")
         _require(0 < self.decay <= 1, "optimiser.decay", self.decay, "in (0, 1]")
         _require(self.warmup_steps >= 0, "optimiser.warmup_steps", self.warmup_steps, "0 or more")
+        _require(0 <= self.ema < 1, "optimiser.ema", self.ema, "in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,13 +295,13 @@ class EvaluationConfig:
     sentences: int = 500
     """Validation sentences that are scored (0: all), the same ones each time."""
     active_unit_sentences: int = 100
-    """Sentences over which active units are counted (0: not counted)."""
+    """Sentences over which the use of z is measured: active units, reconstruction BLEU, mutual information (0: not)."""
     active_unit_chains: int = 10
-    """Posterior chains a sentence for active units."""
+    """Posterior chains a sentence for them."""
     samples: int = 5
     """Generated sentences written to the log."""
-    select_by: Literal["reconstruction_nll", "prior_nll"] = "reconstruction_nll"
-    """Which of them makes a checkpoint the best."""
+    select_by: Literal["reconstruction_nll", "prior_nll", "negative_elbo"] = "reconstruction_nll"
+    """Which of them makes a checkpoint the best (negative_elbo: with an encoder and a Gaussian prior alone)."""
 
     def __post_init__(self) -> None:
         for key in ("sentences", "active_unit_sentences", "samples"):
@@ -245,6 +340,8 @@ class Config:
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    bound: BoundConfig = dataclasses.field(default_factory=BoundConfig)
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     batch_size: int = 64
@@ -281,6 +378,22 @@ class Config:
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
         require_one_latent(self.prior, self.inference)
+        self._require_an_encoder_where_one_is_needed()
+
+    def _require_an_encoder_where_one_is_needed(self) -> None:
+        kind = self.inference.kind
+        for field in dataclasses.fields(self.bound):
+            value = getattr(self.bound, field.name)
+            wanted = f"{field.default!r}, its default, with inference.kind = {kind}, which has no bound"
+            _require(kind == "amortised" or value == field.default, f"bound.{field.name}", value, wanted)
+        chosen = self.evaluation.select_by
+        _require(
+            chosen != "negative_elbo" or (kind.startswith("amortised") and self.prior.kind == "gaussian"),
+            "evaluation.select_by",
+            chosen,
+            f"another one with inference.kind = {kind} and prior.kind = {self.prior.kind}: the bound needs an encoder, "
+            "and an EBM prior's changes with its unknown normaliser",
+        )
 
     @property
     def text_policy(self) -> str:

@@ -1,8 +1,9 @@
-"""What a model says about held-out sentences: likelihood under posterior and prior samples, energies, active units."""
+"""What a model says about held-out sentences: likelihood under posterior and prior samples, energies, use of z."""
 
 import dataclasses
 import math
-from typing import Literal
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -12,12 +13,21 @@ from torch import Tensor
 
 from textebm.data.batches import sequential_batches
 from textebm.data.text import EncodedText
-from textebm.model import inference
+from textebm.data.vocabulary import decode as to_text
+from textebm.errors import UsageError
+from textebm.model import information
+from textebm.model.bound import kl_divergence
+from textebm.model.decoding import Decoding, decode
+from textebm.model.encoder import DiagonalGaussian
+from textebm.model.inference import Request
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream
 from textebm.model.recurrent import EOS, FIRST_OUTPUT, TextBatch
 
-SelectBy = Literal["reconstruction_nll", "prior_nll"]
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SelectBy = Literal["reconstruction_nll", "prior_nll", "negative_elbo"]
 
 ACTIVE_VARIANCE = 0.01
 """A dimension of z is active when the variance over sentences of its posterior mean exceeds this."""
@@ -37,7 +47,7 @@ class Validation:
     words: int
     """Their words, end of sentence included; in a vocabulary of words as many as tokens."""
     reconstruction_nll: float
-    """Mean −log p(x|z), z from the posterior chain that training uses (one sample, no dropout)."""
+    """Mean −log p(x|z), z inferred as in training (one sample, no dropout; see `LatentEBM.infer`)."""
     prior_nll: float
     """Mean −log p(x|z), z from the prior chain, unrelated to x."""
     gaussian_nll: float
@@ -53,7 +63,7 @@ class Validation:
     prior_norm: float
     """Mean ‖z‖ of prior samples."""
     posterior_displacement: float
-    """Mean distance that a posterior chain ends from its start."""
+    """Mean distance that a posterior chain ends from its start; 0 where there is no chain."""
     prior_displacement: float
     """Mean distance that a prior chain ends from its start."""
 
@@ -72,6 +82,12 @@ class Validation:
         """exp of the NLL a word under samples of the reference Gaussian."""
         return self._perplexity(self.gaussian_nll)
 
+    @property
+    def nll_gap(self) -> float:
+        """By how many nats a sentence the NLL is lower under posterior samples than under prior samples: 0 where z
+        says nothing of x."""
+        return self.prior_nll - self.reconstruction_nll
+
     def _perplexity(self, nll: float) -> float:
         return perplexity_a_word(nll, self.sentences, self.words)
 
@@ -81,9 +97,19 @@ class Validation:
         return value
 
     def to_dict(self) -> dict[str, float]:
-        """All figures by name, perplexities included."""
-        perplexities = ("reconstruction_perplexity", "prior_perplexity", "gaussian_perplexity")
-        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in perplexities}}
+        """All figures by name, perplexities and the gap included."""
+        derived = ("reconstruction_perplexity", "prior_perplexity", "gaussian_perplexity", "nll_gap")
+        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in derived}}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderValidation(Validation):
+    """What is measured besides where there is an encoder."""
+
+    kl: float
+    """Mean KL(q(z|x) ‖ p(z)) a sentence in nats, up to log Z of an EBM prior, from one sample of q."""
+    negative_elbo: float
+    """Mean −log p(x|z) + KL(q(z|x) ‖ p(z)) at the same sample: with a Gaussian prior, an upper bound on −log p(x)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +151,12 @@ def perplexity_a_word(nll: float, sentences: int, words: int) -> float:
 
 
 def validate(
-    model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0, batch_size: int = 64
+    model: LatentEBM,
+    text: EncodedText,
+    seed: int,
+    sentences: int = 0,
+    batch_size: int = 64,
+    prior_steps: int | None = None,
 ) -> Validation | ExactValidation:
     """Score held-out sentences; a plain language model is scored exactly.
 
@@ -135,20 +166,22 @@ def validate(
         seed: of the chains; the same seed gives the same chains, so that epochs compare.
         sentences: score only this many, spread evenly over the text (0: all).
         batch_size: sentences scored at once.
+        prior_steps: length of the prior chain (default: K0 as in training).
     """
-    rows = spread(len(text), sentences)
     exact = not model.config.prior.dimensions
-    totals = torch.zeros(1 if exact else 10, dtype=torch.float64)
+    kind = Validation if model.encoder is None else EncoderValidation
+    names = ["nll"] if exact else [f.name for f in dataclasses.fields(kind)][3:]
+    rows = spread(len(text), sentences)
+    totals = torch.zeros(len(names), dtype=torch.float64)
     tokens, words = 0, len(rows) + int(text.words(rows).sum())
     for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
         x = text.batch(rows[batch]).to(model.device)
         tokens += int(x.lengths.sum())
-        totals += (_exact_nll(model, x) if exact else _validate_batch(model, x, seed, number)).cpu()
+        totals += (_exact_nll(model, x) if exact else _validate_batch(model, x, seed, number, prior_steps)).cpu()
     means = (totals / len(rows)).tolist()
     if exact:
         return ExactValidation(len(rows), tokens, words, *means)
-    names = [f.name for f in dataclasses.fields(Validation)][3:]
-    return Validation(sentences=len(rows), tokens=tokens, words=words, **dict(zip(names, means, strict=True)))
+    return kind(sentences=len(rows), tokens=tokens, words=words, **dict(zip(names, means, strict=True)))
 
 
 def _exact_nll(model: LatentEBM, x: TextBatch) -> Float[Tensor, " 1"]:
@@ -157,21 +190,60 @@ def _exact_nll(model: LatentEBM, x: TextBatch) -> Float[Tensor, " 1"]:
     return -model.log_prob(x, nothing).double().sum().unsqueeze(0)
 
 
-def _validate_batch(model: LatentEBM, x: TextBatch, seed: int, number: int) -> Float[Tensor, " figures"]:
-    """Sums over one batch, in the order of Validation's fields."""
+def _validate_batch(
+    model: LatentEBM, x: TextBatch, seed: int, number: int, prior_steps: int | None
+) -> Float[Tensor, " figures"]:
+    """Sums over one batch, in the order of the fields of Validation, or of EncoderValidation."""
     n = len(x.lengths)
     conditioned = model.condition(x)
     noise = stream(seed, "evaluation", number, 0, device=model.device)
-    posterior, start = inference.short_run_posterior(model.prior, conditioned, n, model.config.inference, noise)
     moves = stream(seed, "evaluation", number, 1, device=model.device)
     gaussian = model.prior.sample_reference(n, moves)
-    prior = model.prior.move(gaussian, moves)
-    latents = (posterior, prior, gaussian)
+    prior = model.prior.move(gaussian, moves, prior_steps)
     with torch.no_grad():
+        posterior, start, q = model.posterior(Request(x, conditioned, model.config.inference, noise))
+        latents = (posterior, prior, gaussian)
         figures = [-conditioned.log_prob(z) for z in latents]
         figures += [model.energy(z) for z in latents]
         figures += [z.norm(dim=1) for z in (posterior, prior, posterior - start, prior - gaussian)]
+        if q is not None:  # start is the sample of q
+            kl = kl_divergence(q, start, model.prior)
+            figures += [kl, kl - conditioned.log_prob(start)]
     return torch.stack([f.double().sum() for f in figures])
+
+
+def encoded(model: LatentEBM, text: EncodedText, sentences: int = 0, batch_size: int = 64) -> DiagonalGaussian:
+    """What the encoder says of held-out sentences, in float64 on the CPU.
+
+    Args:
+        model: a model with an encoder, on its device.
+        text: the held-out sentences.
+        sentences: take only this many, spread evenly over the text (0: all).
+        batch_size: sentences encoded at once.
+    """
+    rows = spread(len(text), sentences)
+    mean = torch.empty(len(rows), model.config.prior.dimensions, dtype=torch.float64)
+    log_variance = torch.empty_like(mean)
+    for batch in sequential_batches(text.lengths[rows], batch_size):
+        with torch.no_grad():
+            q = model.encode(text.batch(rows[batch]).to(model.device))
+        mean[torch.from_numpy(batch)] = q.mean.double().cpu()
+        log_variance[torch.from_numpy(batch)] = q.log_variance.double().cpu()
+    return DiagonalGaussian(mean, log_variance)
+
+
+def mutual_information(model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0) -> float:
+    """Mutual information of x and z under the encoder in nats, over held-out sentences (see `information`).
+
+    Args:
+        model: a model with an encoder, on its device.
+        text: the held-out sentences.
+        seed: of the samples of q, one a sentence.
+        sentences: take only this many, spread evenly over the text (0: all).
+    """
+    q = encoded(model, text, sentences)
+    z = q.sample(stream(seed, "evaluation", 0, 4))
+    return information.mutual_information(z[:, None], q.mean, q.log_variance).item()
 
 
 def active_units(
@@ -195,17 +267,142 @@ def active_units(
     Returns:
         The number of active units, and the corrected variance of each dimension.
     """
+    samples = posterior_chains(model, text, seed, sentences, chains, batch_size)
+    if len(samples) < 2:
+        return 0, [0.0] * samples.shape[2]
+    variance = information.variance_of_means(samples)
+    return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
+
+
+def posterior_chains(
+    model: LatentEBM, text: EncodedText, seed: int, sentences: int = 100, chains: int = 10, batch_size: int = 64
+) -> Float[Tensor, "sentences chains latent"]:
+    """Several posterior samples of each of some sentences, in float64 on the CPU.
+
+    Args:
+        model: the model.
+        text: held-out sentences.
+        seed: of the chains.
+        sentences: how many sentences, spread evenly over the text (0: all).
+        chains: posterior chains a sentence.
+        batch_size: chains run at once.
+    """
     rows = spread(len(text), sentences).repeat(chains)
     samples = torch.empty(len(rows), model.config.prior.dimensions, dtype=torch.float64)
     for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
         x = text.batch(rows[batch]).to(model.device)
         z = model.infer(x, stream(seed, "evaluation", number, 3, device=model.device))
         samples[torch.from_numpy(batch)] = z.double().cpu()
-    if len(rows) < 2 * chains:
-        return 0, [0.0] * samples.shape[1]
-    by_sentence = samples.view(-1, chains, samples.shape[1])
-    variance = by_sentence.mean(1).var(0) - by_sentence.var(1).mean(0) / chains
-    return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
+    return samples.view(-1, chains, samples.shape[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentUse:
+    """Whether z is used, on a subset of held-out sentences. A figure that is not known is None."""
+
+    latent_sentences: int
+    """Sentences that the figures are of."""
+    latent_chains: int
+    """Posterior chains of each."""
+    active_units: int
+    """Dimensions of z whose posterior mean varies over sentences (see `active_units`)."""
+    reconstruction_bleu: float | None
+    """Corpus BLEU (sacrebleu, text as it is) of greedy reconstructions, 100 for copies; None without sacrebleu."""
+    density: Literal["fitted-gaussian", "encoder"]
+    """What q(z|x) is in the two figures below: Gaussians fitted to the chains, or the encoder's own."""
+    mutual_information: float
+    """I_q(x; z) in nats, log of the number of sentences at most (see `information`)."""
+    kl: float | None
+    """Mean KL(q(z|x) ‖ p(z)) in nats, without bias, so a small one may fall below 0; None without the prior's log Z."""
+
+    def to_dict(self) -> dict[str, float | str]:
+        """The figures that are known, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def latent_use(
+    model: LatentEBM,
+    text: EncodedText,
+    tokenizer: "Tokenizer",
+    seed: int,
+    sentences: int = 100,
+    chains: int = 10,
+    log_normaliser: float | None = None,
+) -> LatentUse:
+    """Measure whether z is used.
+
+    Args:
+        model: the model.
+        text: held-out sentences.
+        tokenizer: the model's.
+        seed: of the chains.
+        sentences: how many sentences, at least 2, spread evenly over the text (0: all).
+        chains: posterior chains a sentence, at least 2.
+        log_normaliser: log Z of an EBM prior, for the KL; that of a Gaussian is 0.
+    """
+    samples = posterior_chains(model, text, seed, sentences, chains)
+    known = 0.0 if model.config.prior.kind == "gaussian" else log_normaliser
+    several = len(samples) > 1
+    active = int((information.variance_of_means(samples) > ACTIVE_VARIANCE).sum()) if several else 0
+    if model.encoder is not None and not model.method.has_chain:
+        q = encoded(model, text, sentences)
+        density, entropies = "encoder", information.entropy(q.log_variance)
+    else:
+        q = information.fitted_gaussian(samples) if several else None
+        density, entropies = "fitted-gaussian", information.entropy_of_chains(samples)
+    return LatentUse(
+        latent_sentences=len(samples),
+        latent_chains=chains,
+        active_units=active,
+        reconstruction_bleu=_reconstruction_bleu(model, text, tokenizer, seed, samples[:, 0]),
+        density=density,
+        mutual_information=0.0 if q is None else information.mutual_information(samples, *q).item(),
+        kl=None if known is None else _kl(model, samples, entropies, known),
+    )
+
+
+def _kl(
+    model: LatentEBM,
+    samples: Float[Tensor, "sentences chains latent"],
+    entropies: Float[Tensor, " sentences"],
+    log_normaliser: float,
+) -> float:
+    z = samples.to(model.prior.origin.dtype).to(model.device)
+    return information.kl_to_prior(z, entropies, model.prior, log_normaliser).mean().item()
+
+
+def _reconstruction_bleu(
+    model: LatentEBM,
+    text: EncodedText,
+    tokenizer: "Tokenizer",
+    seed: int,
+    latents: Float[Tensor, "sentences latent"],
+) -> float | None:
+    """BLEU of sentences written greedily from one posterior sample each."""
+    if find_spec("sacrebleu") is None:
+        return None
+    originals = [to_text(tokenizer, text.sentence(int(row))) for row in spread(len(text), len(latents))]
+    z = latents.to(model.prior.origin.dtype).to(model.device)
+    greedy = Decoding("greedy", max_length=model.config.longest)
+    ids = decode(model.generator, z, greedy, stream(seed, "decoding", 0, device=model.device))
+    return bleu([to_text(tokenizer, words) for words in ids], originals)[0]
+
+
+def bleu(written: list[str], originals: list[str]) -> tuple[float, str]:
+    """Corpus BLEU of sentences against the ones that they should be, and sacrebleu's signature.
+
+    Words are what stands between blanks: the text is tokenised already.
+
+    Raises:
+        UsageError: sacrebleu is not installed.
+    """
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+    except ImportError:
+        raise UsageError("BLEU needs sacrebleu: pip install 'textebm[bleu]'") from None
+    metric = BLEU(tokenize="none", force=True)
+    score = metric.corpus_score(written, [originals])
+    return score.score, str(metric.get_signature())
 
 
 def spread(available: int, wanted: int) -> NDArray[np.int64]:

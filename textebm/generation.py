@@ -176,6 +176,12 @@ def format_sample(sample: Sample, as_json: bool) -> str:
     return json.dumps(dataclasses.asdict(sample), ensure_ascii=False) if as_json else sample.text
 
 
+def other_chain(model: LatentEBM, prior_steps: int | None) -> int | None:
+    """`prior_steps` where it makes another chain than training's; a Gaussian prior has none."""
+    prior = model.config.prior
+    return None if prior.kind == "gaussian" or prior_steps == prior.steps else prior_steps
+
+
 def cache_folder() -> Path:
     """Where samples of models outside run folders are kept: in TEXTEBM_HOME (by default ~/.cache/textebm)."""
     return home() / "samples"
@@ -190,6 +196,7 @@ def cached_samples(
     cache: Path,
     tick: Callable[[], object] | None = None,
     decoding: Decoding | None = None,
+    prior_steps: int | None = None,
 ) -> Path:
     """The file of n samples of a checkpoint, nothing filtered, written if it is not there.
 
@@ -202,12 +209,15 @@ def cached_samples(
         cache: folder of such files.
         tick: called after each sample that is drawn (progress).
         decoding: how words are chosen (default: the headline protocol's, sampling at temperature 1).
+        prior_steps: length of the prior chain (default: K0 as in training).
     """
     weights = (folder / "model.safetensors").stat()
     key = f"{folder.name}-{weights.st_size:x}-{weights.st_mtime_ns:x}"
     how = "" if decoding is None else f"-{decoding.method}-max{decoding.max_length}"
+    other = other_chain(model, prior_steps)
+    how += "" if other is None else f"-prior{other}"
     path = cache / f"{key}-n{n}-seed{seed}{how}.txt"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        write_samples(path, generate(model, tokenizer, n, seed, decoding), tick=tick)
+        write_samples(path, generate(model, tokenizer, n, seed, decoding, prior_steps), tick=tick)
     return path

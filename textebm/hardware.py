@@ -1,10 +1,11 @@
-"""What a measurement was made on: a hardware class, versions, and the commit. Never a host name or a path."""
+"""What this machine is: class, versions and commit for results (never a host name or a path), and how it multiplies."""
 
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -20,6 +21,16 @@ def hardware_class(device: torch.device | str = "cpu") -> str:
         return torch.cuda.get_device_name(device).lower().replace(" ", "-")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{device.type}{cores}-{torch.backends.cpu.get_cpu_capability().lower()}"
+
+
+def native_precision(device: torch.device) -> Literal["bf16", "fp32"]:
+    """bf16 where the device multiplies in it natively (AVX512-BF16, AMX, recent GPUs); else fp32, which is faster."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    if device.type == "cpu":
+        asked = [getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("avx512_bf16", "amx_tile")]
+        return "bf16" if any(ask() for ask in asked) else "fp32"
+    return "fp32"
 
 
 def versions() -> dict[str, str | None]:

@@ -76,7 +76,8 @@ class Train(DeviceOptions):
     """Preset or file (YAML or JSON) that the settings start from (default: the preset named like the corpus)."""
     method: str | None = None
     """Which row of the comparison: settings laid over the preset's (lebm: EBM prior, short-run inference; sri: the same
-    under a Gaussian prior; lstm-lm: a plain language model, without z)."""
+    under a Gaussian prior; vae, vae-cyclical, fb-vae, lagging-vae; lebm-amortised, lebm-amortised-langevin,
+    lebm-persistent; abp; lstm-lm: a plain language model, without z; docs/options.md has more)."""
     run_dir: str | None = None
     """Run folder (default: runs/DATA-TIME)."""
     resume: str | None = None
@@ -172,6 +173,8 @@ class TextOptions(ModelOptions):
     """Sentences to draw when there are no --samples (default: as many as the protocol prescribes)."""
     decoding: str | None = None
     """How the sentences of --samples were decoded, for the signature, such as sample-t1 (the headline protocol's)."""
+    prior_steps: int | None = None
+    """Langevin steps of the prior chain of sentences to draw (default: as in training); the signature has it."""
     filtering: str | None = None
     """What was left out of --samples, in a word or two, for the signature (default: nothing)."""
     max_length: int | None = None
@@ -198,6 +201,8 @@ class PerplexityOptions(TextOptions):
 
     samples: str | None = None
     """Generated text, one sentence a line (default: drawn from the model as the protocol prescribes, and cached)."""
+    sentence_scores: str | None = None
+    """File (.npz) for the log-probability of each sentence that was scored, which compare --against needs."""
     format: Literal["json", "text"] = "json"
     """One JSON object, or lines for people."""
     output: str | None = None
@@ -246,6 +251,10 @@ class Evaluate(TextOptions):
     """Leave out the judge as a generator, which takes as long as one more text."""
     mauve: str | None = None
     """MAUVE of each text, on states of an LSTM judge of this recipe, such as lstm-sentence-ptb (extra mauve)."""
+    latent_sentences: int = 200
+    """Test sentences over which the use of z is measured, where sentences are drawn from a model (0: not)."""
+    log_normaliser: float | None = None
+    """log Z of the model's EBM prior, in nats, where it is known: then KL(q‖p) is measured too."""
     format: Literal["json", "text", "markdown", "csv"] = "text"
     """A table for people, for Markdown, for a spreadsheet; or everything in one JSON object."""
     output: str | None = None
@@ -340,19 +349,75 @@ class ExplainSignature:
 class Compare:
     """Put scores into tables: those that compare side by side, others apart, and why.
 
+    Results of textebm experiment can be shown one row a method, with mean and spread over seeds and with the difference
+    from one method: a hierarchical bootstrap over seeds, judges and sentences.
+
     examples:
       textebm compare a.json b.json
       textebm compare a.json b.json --published --format markdown
+      textebm compare results/table2/*.json --against sri --published --format markdown --output results/table2.md
+      textebm compare --published
     """
 
     files: tyro.conf.Positional[tuple[str, ...]] = ()
     """Results of fppl, rppl or evaluate in JSON."""
     published: bool = False
-    """Published rows too: only beside lstm-sentence, and only where the data compare."""
+    """Published rows too: beside ours only under lstm-sentence, and only where the data compare. Without files: every
+    published table that is known."""
+    by_method: bool = False
+    """One row a method, over seeds (results of textebm experiment)."""
+    against: str | None = None
+    """Method from which the others' differences are taken, with intervals; implies --by-method."""
+    runs: str = "runs"
+    """Folder of runs, in which the scores of each sentence are (for --against)."""
+    resamples: int = 1000
+    """Resamples behind each interval of --against."""
     format: Literal["text", "markdown", "csv", "json"] = "text"
     """A table for people, for Markdown, for a spreadsheet; or JSON."""
     output: str | None = None
     """File to write to (default: standard output)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(DeviceOptions):
+    """Train and measure every cell of a table: preset by method by seed.
+
+    What is done is not done again: a cell that was cut or interrupted goes on where it stopped, inside training too.
+    The same command in several terminals shares the work. A result is one file, RESULTS/EXPERIMENT/CELL.json.
+
+    examples:
+      textebm experiment --list
+      textebm experiment table2 --only ptb --methods lebm sri --seeds 3
+      textebm experiment table2 --max-minutes 60
+      textebm experiment table2 --size full --only ptb --seeds 1 --protocols kenlm5 lstm-sentence --judge-seeds 2
+    """
+
+    name: tyro.conf.Positional[str | None] = None
+    """Which experiment: table2, smoke."""
+    only: tuple[str, ...] = ()
+    """Presets, or corpora, to which it is limited (default: all)."""
+    methods: tuple[str, ...] = ()
+    """Rows to which it is limited (default: all that this version has)."""
+    seeds: int = 3
+    """Runs of each row, with seeds 0, 1, ..."""
+    size: Literal["small", "full"] = "small"
+    """Presets for a CPU, or those of published size."""
+    set: tuple[str, ...] = ()
+    """KEY=VALUE ...: settings laid over every cell, such as precision=fp32 where the CPU is slow in 16 bits."""
+    protocols: tuple[str, ...] = ("kenlm5",)
+    """How samples are measured; kenlm5 always is."""
+    judge_seeds: int = 2
+    """Neural judges a score, with seeds 0, 1, ... (kenlm5 is deterministic: one)."""
+    results: str = "results"
+    """Folder of results."""
+    runs: str = "runs"
+    """Folder of runs."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
+    max_minutes: float | None = None
+    """End this sitting after so many minutes; the next one goes on."""
+    list: bool = False
+    """Say which cells there are and how far each is, and do nothing."""
 
 
 @dataclasses.dataclass(frozen=True)

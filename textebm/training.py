@@ -1,6 +1,7 @@
 """The training loop: what is done, in which order, and when. The learner says how a step is made."""
 
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from textebm import checkpoint, evaluation, generation, hardware
+from textebm.chains import ChainMemory, Visited
 from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
 from textebm.data import cache
@@ -26,6 +28,9 @@ from textebm.data.vocabulary import load_tokenizer
 from textebm.errors import CheckpointError, ConfigError, DivergenceError, UsageError
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner, StepReport
+from textebm.model.random import stream
+from textebm.model.recurrent import TextBatch
+from textebm.phases import Improvement, Phases
 
 READ_EVERY = 20
 """Steps between two readings of the losses: reading one waits for the device."""
@@ -154,10 +159,12 @@ def train(
     text = run.splits.train
     while not run.finished():
         rest = epoch_batches(config, text, run.progress.epoch, run.progress.batch)
-        for x in ahead(lambda rows: text.batch(rows).to(run.device), rest):
+        for rows, x in ahead(lambda rows: (rows, text.batch(rows).to(run.device)), rest):
             if run.finished():
                 break
-            run.after_step(run.learner.step(x, run.progress.step), int(x.lengths.sum()))
+            with_encoder = run.before_step(x)
+            report = run.learner.step(x, run.progress.step, run.chains_of(rows), with_encoder)
+            run.after_step(report, int(x.lengths.sum()))
         else:
             run.end_epoch()
     return run.end()
@@ -214,15 +221,18 @@ class _Run:
         self.model = LatentEBM.from_pretrained(last) if last is not None else self._new_model()
         self.model.to(self.device).train()
         self.learner = Learner(self.model, self.config, self.steps_per_epoch)
+        self.phases = Phases(self.config.bound, self.steps_per_epoch * self.config.epochs)
         if last is not None:
-            checkpoint.restore_optimisers(last, self.learner)
+            checkpoint.restore_learner(last, self.learner)
             self.saved = last
             if self.progress.batch == 0:  # saved at the end of an epoch, after its validation
                 self.validated_at = self.progress.step
         self._prepare_folder(-1 if last is None else self.progress.step)
+        self.chains = self._chains(last) if self.model.method.is_persistent else None
         self.began, self.before = time.monotonic(), self.progress.seconds
         made_by = {"commit": hardware.commit(), "hardware": hardware.hardware_class(self.device)}
-        ends = {"last_step": self._last_step(), "annealing_steps": self.config.inference.annealing_steps}
+        annealing = self.config.inference.annealing_steps if self.model.method.has_chain else 0
+        ends = {"last_step": self._last_step(), "annealing_steps": annealing}
         kind = "start" if last is None else "resume"
         self._log(
             kind,
@@ -260,12 +270,21 @@ class _Run:
         except OSError as error:
             raise UsageError(f"the run folder {self.run_dir} cannot be written: {error.strerror}") from None
 
+    def _chains(self, last: Path | None) -> ChainMemory:
+        """New chains, or those of the checkpoint that the run goes on from."""
+        sentences = len(self.splits.train)
+        with self._writing():
+            if last is None:
+                return ChainMemory.begin(self.run_dir, sentences, self.model.prior, self.config.seed)
+            return ChainMemory.restore(last, self.run_dir, sentences, self.config.prior.latent_dim)
+
     def _new_model(self) -> LatentEBM:
         config = ModelConfig(
             vocab_size=self.splits.tokenizer.get_vocab_size(),
             prior=self.config.prior,
             generator=self.config.generator,
             inference=self.config.inference,
+            encoder=self.config.encoder,
             longest=self.splits.train.report.longest,
         )
         return LatentEBM(config, self.config.seed)
@@ -291,6 +310,33 @@ class _Run:
         late = self.limits.max_minutes is not None and self._sitting() > 60 * self.limits.max_minutes
         return late or self.progress.step >= self._last_step() or self.limits.stop()
 
+    def chains_of(self, rows: NDArray[np.int64]) -> Visited | None:
+        """The persistent chains of these sentences, in a run that has them."""
+        return None if self.chains is None else self.chains.of(rows, self.device)
+
+    def before_step(self, x: TextBatch) -> bool:
+        """What a phase asks for before a learning step on x; returns whether the encoder is to learn in that step."""
+        if self.phases.generator_starts_anew(self.progress):
+            self.learner.reset_generator(self.progress.step)
+        most = self.phases.encoder_updates(self.progress)
+        if most == 0:
+            return True
+        number, improvement = self.progress.step, Improvement()
+        for update, batch in enumerate(itertools.chain([x], self._other_batches(number, most - 1)), start=1):
+            loss = self.learner.encoder_step(batch, number, update)
+            if not improvement.goes_on(loss, int(batch.lengths.sum())):
+                break
+        return False
+
+    def _other_batches(self, number: int, most: int) -> Iterator[TextBatch]:
+        """Batches of the epoch from a random place on, for the updates before learning step `number`."""
+        source = stream(self.config.seed, "aggressive", number)
+        first = int(torch.randint(self.steps_per_epoch, (), generator=source))
+        text, epoch = self.splits.train, self.progress.epoch
+        rounds = itertools.chain([first], itertools.repeat(0))
+        every = itertools.chain.from_iterable(epoch_batches(self.config, text, epoch, begin) for begin in rounds)
+        return (text.batch(rows).to(self.device) for rows in itertools.islice(every, most))
+
     def after_step(self, report: StepReport, tokens: int) -> None:
         """Count a step, read the losses now and then, save now and then."""
         self.progress = dataclasses.replace(
@@ -313,6 +359,11 @@ class _Run:
         if self.limits.stop():  # whoever interrupts does not wait for that: a resumed run begins with it
             return
         self.progress = dataclasses.replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
+        if self.phases.encoder_updates(self.progress):
+            sentences = self.config.evaluation.sentences
+            known = evaluation.mutual_information(self.model, self.splits.valid, self.config.seed, sentences)
+            self.progress = self.phases.after_epoch(self.progress, known)
+            self._log("phase", mutual_information=known, aggressive=not self.progress.encoder_caught_up)
         self._validate_and_save()
 
     def end(self) -> Path:
@@ -331,7 +382,7 @@ class _Run:
         """Log the mean of the steps since the last reading; stop the run if it has diverged."""
         if not self.unread:
             return
-        names = [f.name for f in dataclasses.fields(StepReport)]
+        names = [f.name for f in dataclasses.fields(self.unread[0])]
         rows = torch.stack([torch.stack([getattr(r, name).float() for name in names]) for r in self.unread])
         means = dict(zip(names, rows.mean(0).tolist(), strict=True))
         self.unread, tokens, self.unread_tokens = [], self.unread_tokens, 0
@@ -340,18 +391,21 @@ class _Run:
 
     def _validate_and_save(self) -> None:
         self._read_losses()
-        settings = self.config.evaluation
-        measured = evaluation.validate(self.model, self.splits.valid, self.config.seed, settings.sentences)
+        settings, model = self.config.evaluation, self.learner.result
+        measured = evaluation.validate(model, self.splits.valid, self.config.seed, settings.sentences)
         _check(measured.to_dict(), self.progress.step, self.run_dir)
         units: dict[str, Any] = {}
         if settings.active_unit_sentences and self.config.prior.dimensions:
             sentences, chains = settings.active_unit_sentences, settings.active_unit_chains
-            active, _ = evaluation.active_units(self.model, self.splits.valid, self.config.seed, sentences, chains)
-            units = {"active_units": active}
-        drawn = generation.generate(self.model, self.splits.tokenizer, settings.samples, self.config.seed)
+            use = evaluation.latent_use(
+                model, self.splits.valid, self.splits.tokenizer, self.config.seed, sentences, chains
+            )
+            units = use.to_dict()
+        drawn = generation.generate(model, self.splits.tokenizer, settings.samples, self.config.seed)
         samples = [sample.text for sample in drawn]
         score = measured.score(settings.select_by)
-        best = self.progress.best_score is None or score < self.progress.best_score
+        first = self.progress.best_score is None or self.phases.is_provisional(self.progress.best_step)
+        best = first or score < self.progress.best_score
         if best:
             self.progress = dataclasses.replace(self.progress, best_score=score, best_step=self.progress.step)
         self.validated_at = self.progress.step
@@ -364,13 +418,14 @@ class _Run:
         with self._writing():
             self.saved = checkpoint.save(
                 self.run_dir,
-                self.model,
+                self.learner.result,
                 self.splits.tokenizer,
                 self.learner,
                 self.config,
                 self.progress,
                 best,
                 self.contents,
+                self.chains,
             )
 
     @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from textebm import marginal
-from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
+from textebm.config import Config, EncoderConfig, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
 from textebm.data.text import encode
 from textebm.data.vocabulary import build_tokenizer
 from textebm.model import graphs, inference, langevin
@@ -247,6 +247,42 @@ def test_learning_step(batch, cell, kind, mask, precision):
     for report in reports:
         assert all(value.is_cuda and value.isfinite() for value in report.__dict__.values())
     assert any(not torch.equal(p, b) for p, b in zip(model.generator.parameters(), before, strict=True))
+
+
+class Remembered:
+    """Persistent chains of one batch, on the device."""
+
+    def __init__(self, z: Tensor) -> None:
+        self.z = z
+
+    def read(self) -> Tensor:
+        return self.z
+
+    def write(self, z: Tensor) -> None:
+        self.z = z
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", inference.METHODS)
+def test_every_way_to_infer_z(batch, method, kind, cell):
+    """It learns on the device, infers in both modes, and there is what the CPU has."""
+    made = make_config(cell, kind)
+    chain = dataclasses.replace(made.inference, kind=method, temperature=0.0)
+    config = dataclasses.replace(made, inference=chain, encoder=EncoderConfig(cell=cell))
+    model = LatentEBM(config, seed=1).to("cuda")
+    run = Config(prior=config.prior, generator=config.generator, inference=chain, encoder=config.encoder)
+    learner, x = Learner(model, run, 10), batch.to("cuda")
+    for number in range(3):
+        report = learner.step(x, number, Remembered(torch.zeros(24, LATENT, device="cuda")))
+        assert all(value.is_cuda and value.isfinite() for value in report.__dict__.values())
+    z = [model.train(mode).infer(x, stream(0, "posterior", device="cuda")) for mode in (True, False)]
+    torch.testing.assert_close(*z, rtol=1e-3, atol=1e-4)
+    if model.encoder is not None:
+        on_cpu = LatentEBM(config)
+        on_cpu.load_state_dict(model.state_dict())
+        for one, other in zip(model.encode(x), on_cpu.encode(batch), strict=True):
+            torch.testing.assert_close(one.cpu(), other, rtol=1e-2, atol=1e-2)  # TF32 may be on
 
 
 def test_learning_raises_the_likelihood(batch):

@@ -8,6 +8,7 @@ import pytest
 from textebm.errors import DataError
 from textebm.lm_eval import Signature, compare
 from textebm.lm_eval.compare import compare_files, compare_items, read_items
+from textebm.lm_eval.published import published_rows
 
 KENLM = "data:ptb|train:5145926136ee|n:42068|decoding:sample-t1|judge:kenlm5|order:5|eos:yes|seed:0|version:0.1.0"
 LSTM = (
@@ -155,7 +156,7 @@ class TestFiles:
         assert str(path) in str(caught.value)
 
     def test_the_published_rows_are_those_of_the_paper(self, root: Path) -> None:
-        rows = compare._published()
+        rows = published_rows()
         assert {name: len(corpus["rows"]) for name, corpus in rows["data"].items()} == {"ptb": 5, "snli": 5, "yahoo": 5}
         assert [name for name, corpus in rows["data"].items() if "train" in corpus] == ["ptb"]
 
@@ -165,4 +166,4 @@ def test_the_known_training_split_is_ptbs(shared_data: Path) -> None:
     from textebm.lm_eval.corpus import sha256_of
 
     digest = sha256_of(shared_data / "ptb" / "ptb.train.txt.xz")
-    assert digest.startswith(compare._published()["data"]["ptb"]["train"])
+    assert digest.startswith(published_rows()["data"]["ptb"]["train"])

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from textebm.hardware import native_precision
 from textebm.lm_eval import large_softmax
-from textebm.lm_eval.large_softmax import LargeSoftmax, log_probs, native_precision
+from textebm.lm_eval.large_softmax import LargeSoftmax, log_probs
 
 TOKENS, CLASSES, HIDDEN = 37, 50, 12
 

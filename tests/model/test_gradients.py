@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from textebm.config import PriorConfig
-from textebm.model import energy, inference, softmax
+from textebm.model import energy, inference, langevin, softmax
 
 # Central differences of width h err by h²·|f'''|/6 ≈ 1e-10 and, through rounding, by 1e-16·|f|/h ≈ 1e-10.
 DIFFERENCES = {"rtol": 1e-6, "atol": 1e-7}
@@ -36,19 +36,48 @@ def prior():
 
 @pytest.mark.parametrize("activation", ["gelu", "lrelu", "silu", "tanh"])
 @pytest.mark.parametrize(("depth", "sigma"), [(0, 1.0), (1, 0.5), (2, 1.0), (3, 2.0)])
-def test_potential_of_the_ebm_prior(prior, slope, generator, activation, depth, sigma):
-    made = prior(activation=activation, depth=depth, sigma=sigma)
+@pytest.mark.parametrize(
+    "options", [{}, {"outputs": 5}, {"spectral_norm": True}, {"outputs": 2, "spectral_norm": True}]
+)
+def test_potential_of_the_ebm_prior(prior, slope, generator, activation, depth, sigma, options):
+    made = prior(activation=activation, depth=depth, sigma=sigma, **options)
     z = torch.randn(7, 3, generator=generator, dtype=torch.float64)
     value, gradient = made.potential(z)
     assert not value.requires_grad
     assert not gradient.requires_grad
     torch.testing.assert_close(value, (-made.tilt(z) + z.square().sum(1) / (2 * sigma**2)).detach())
     torch.testing.assert_close(gradient, slope(lambda point: made.potential(point)[0], z), **DIFFERENCES)
-    assert (gradient - z / sigma**2).abs().max() > 0.01  # the tilt takes part
+    assert (gradient - z / sigma**2).abs().max() > 1e-3  # the tilt takes part
     point = z.clone().requires_grad_()
     tilt = made.tilt(point)
     expected = z / sigma**2 - torch.autograd.grad(tilt.sum(), point)[0]
     torch.testing.assert_close(gradient, expected, **EXACT)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "lrelu", "silu", "tanh"])
+@pytest.mark.parametrize(("depth", "sigma"), [(0, 1.0), (1, 0.5), (2, 1.0), (3, 2.0)])
+def test_a_whole_step_is_a_step_along_the_gradient(prior, generator, activation, depth, sigma):
+    potential = prior(activation=activation, depth=depth, sigma=sigma).frozen()
+    assert isinstance(potential, langevin.Stepper)
+    for n in (7, 2):  # the number of chains may change
+        z, noise = torch.randn(2, n, 3, generator=generator, dtype=torch.float64)
+        expected = z - 0.5 * 0.3**2 * potential(z)[1] + noise
+        before = z.clone()
+        torch.testing.assert_close(potential.step(z, 0.3, noise.clone()), expected, **EXACT)
+        assert torch.equal(z, before)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, (1.0, 0.0, 0.3)])
+def test_a_chain_is_the_same_whether_it_is_watched_or_not(prior, generator, temperature):
+    made, plan = prior(), langevin.schedule(10, 0.3, temperature)
+    start = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    seen = []
+    watched, unseen = (
+        langevin.run(start, made.frozen(), plan, torch.Generator().manual_seed(2), observe)
+        for observe in (lambda *step: seen.append(step), None)
+    )
+    assert len(seen) == 10
+    torch.testing.assert_close(unseen, watched, **EXACT)
 
 
 def test_potential_of_the_gaussian_prior(slope, generator):

@@ -101,5 +101,25 @@ def test_a_prior_records_once_a_number_of_samples(monkeypatch, prior):
     assert len(prior.recorded) == graphs.MOST_CHAINS
 
 
+@pytest.mark.parametrize(("options", "recordings"), [({"outputs": 3}, 1), ({"spectral_norm": True}, 0)])
+def test_options_of_the_energy_follow_weights_that_change(monkeypatch, options, recordings):
+    """Several outputs are recorded; normalised weights are not, since a recording would read the former ones."""
+    torch.manual_seed(3)
+    prior = energy.EBMPrior(PriorConfig(latent_dim=3, width=8, steps=6, **options)).double()
+    monkeypatch.setattr(graphs, "record", Again)
+    Again.made = 0
+    for _ in range(2):
+        source = seeded()
+        start = prior.sample_reference(5, source)
+        expected = langevin.run(start, prior.potential, prior.chain(), source)
+        monkeypatch.setattr(graphs, "possible", lambda z: True)
+        torch.testing.assert_close(prior.sample(5, seeded()), expected, rtol=0, atol=1e-12)
+        with torch.no_grad():
+            for parameter in prior.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        prior.refine_norms()
+    assert Again.made == recordings
+
+
 def test_on_a_cpu_nothing_is_recorded(generator):
     assert not graphs.possible(torch.zeros(3, 2))

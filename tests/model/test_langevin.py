@@ -182,3 +182,53 @@ def test_the_chain_leaves_no_graph_and_keeps_the_start(generator):
     end = langevin.run(start, quadratic, langevin.schedule(2, 0.4), generator)
     assert not end.requires_grad
     assert torch.equal(start, torch.ones(2, 4, dtype=torch.float64))
+
+
+def test_a_constant_preconditioner_has_the_stationary_law_of_the_scaled_curvature(generator):
+    """z ← (1 − λMs²/2) z + s√M ε has variance 1/(λ (1 − λMs²/4)): M = 1/λ makes every direction alike, up to λ."""
+    size = 0.8
+    z = torch.zeros(CHAINS, 4, dtype=torch.float64)
+    plan = langevin.schedule(60, size)
+    end = langevin.run(z, quadratic, plan, generator, precondition=lambda gradient: 1 / CURVATURES)
+    assert_variance(end, 1 / (CURVATURES * (1 - size**2 / 4)))
+    uneven = torch.tensor([2.0, 1.0, 0.5, 0.25], dtype=torch.float64)
+    end = langevin.run(z, quadratic, langevin.schedule(80, 0.7, 1.3), generator, precondition=lambda g: uneven)
+    assert_variance(end, 1.3**2 / (CURVATURES * (1 - CURVATURES * uneven * 0.7**2 / 4)))
+
+
+def test_the_identity_as_preconditioner_changes_no_bit():
+    start = torch.randn(50, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    plan = langevin.schedule(5, 0.4, (1.0, 0.0))
+    ends = [
+        langevin.run(start, quadratic, plan, torch.Generator().manual_seed(2), precondition=precondition)
+        for precondition in (None, lambda gradient: torch.ones(4, dtype=torch.float64))
+    ]
+    assert torch.equal(*ends)
+
+
+def test_root_mean_square_by_hand(generator):
+    precondition = langevin.RootMeanSquare(decay=0.75, floor=0.1)
+    gradients = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)
+    squares = gradients.square().mean(1)
+    running = squares[0]
+    torch.testing.assert_close(precondition(gradients[0]), 1 / (0.1 + running.sqrt()))
+    for gradient, square in zip(gradients[1:], squares[1:], strict=True):
+        running = 0.75 * running + 0.25 * square
+        torch.testing.assert_close(precondition(gradient), 1 / (0.1 + running.sqrt()))
+
+
+def test_root_mean_square_brings_directions_of_any_curvature_to_their_law(generator):
+    """Curvatures 0.5 to 400: a plain step as large breaks the chain; scaled ones reach every 1/λ, but for λMs²/4."""
+    curvatures = torch.tensor([0.5, 4.0, 40.0, 400.0], dtype=torch.float64)
+
+    def steep(z: Tensor) -> tuple[Tensor, Tensor]:
+        return 0.5 * (z * z * curvatures).sum(1), z * curvatures
+
+    start = torch.randn(CHAINS, 4, generator=generator, dtype=torch.float64)
+    size = 0.2
+    plan = langevin.schedule(400, size)
+    end = langevin.run(start, steep, plan, generator, precondition=langevin.RootMeanSquare())
+    scaled = curvatures.sqrt()  # λM, since the root mean square of λz is √λ at the law
+    ratios = end.square().mean(0) * curvatures * (1 - scaled * size**2 / 4)
+    assert ((ratios - 1).abs() < 0.05).all()
+    assert langevin.run(start, steep, langevin.schedule(50, size), generator).abs().max() > 100

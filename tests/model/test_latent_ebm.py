@@ -9,7 +9,7 @@ import torch
 from textebm.config import Config, GeneratorConfig, InferenceConfig, PriorConfig
 from textebm.errors import CheckpointError, TextebmError
 from textebm.model.decoding import Decoding
-from textebm.model.energy import PRIORS, EBMPrior, GaussianPrior
+from textebm.model.energy import PRIORS, EBMPrior, GaussianPrior, RatioPrior
 from textebm.model.latent_ebm import CONFIG, WEIGHTS, LatentEBM, ModelConfig
 from textebm.model.learner import Learner
 from textebm.model.random import stream
@@ -70,7 +70,7 @@ class TestLatent:
         z = torch.randn(5, 3, generator=generator)
         energy = model.energy(z)
         torch.testing.assert_close(energy, -model.prior.tilt(z).detach())
-        assert (energy == 0).all() == (kind == "gaussian")
+        assert (energy == 0).all() == (kind != "ebm")  # ratios begin as 1
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -130,7 +130,7 @@ class TestContract:
 
 
 def test_priors_by_name():
-    assert {"ebm": EBMPrior, "gaussian": GaussianPrior, "none": GaussianPrior} == PRIORS
+    assert {"ebm": EBMPrior, "gaussian": GaussianPrior, "ratio": RatioPrior, "none": GaussianPrior} == PRIORS
     assert set(PRIORS) == set(PriorConfig.__annotations__["kind"].__args__)
 
 
@@ -228,6 +228,18 @@ class TestBrokenFolders:
     def test_a_missing_key(self, folder):
         (folder / CONFIG).write_text(json.dumps({"model_type": "textebm", "format": 1}))
         self.refused(folder, "vocab_size")
+
+
+def test_a_folder_from_before_there_were_other_ways_to_infer_z(tmp_path, make_batch):
+    """What it does not name is as it was: a short-run chain, no encoder, no word dropout."""
+    model = LatentEBM(model_config(), seed=2)
+    model.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / CONFIG).read_text())
+    del described["encoder"], described["inference"]["kind"], described["generator"]["word_dropout"]
+    (tmp_path / CONFIG).write_text(json.dumps(described))
+    loaded, x = LatentEBM.from_pretrained(tmp_path), make_batch(SENTENCES)
+    assert loaded.config == model.config
+    assert torch.equal(*(one.infer(x, torch.Generator().manual_seed(1)) for one in (model, loaded)))
 
 
 def test_classes_of_the_output_leave_out_what_is_never_written():

@@ -197,3 +197,43 @@ def test_initial_weights_come_from_the_source_given(make_generator):
         assert torch.equal(weight, same.state_dict()[name])
         assert not torch.equal(weight, other.state_dict()[name])
         assert weight.abs().max() <= 0.7
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+class TestWordDropout:
+    """A share of the words that the generator reads become <unk>, in training alone."""
+
+    def test_none_is_none_exactly(self, make_generator, make_batch, latents, path):
+        x, seeds = make_batch(SENTENCES), [torch.Generator().manual_seed(1) for _ in range(2)]
+        values = [
+            make_generator(dropout=0.4, **config).condition(x, seed, path=path).log_prob(latents)
+            for config, seed in zip(({}, {"word_dropout": 0.0}), seeds, strict=True)
+        ]
+        assert torch.equal(*values)
+
+    def test_of_all_words_leaves_the_beginning_of_the_sentence(self, make_generator, make_batch, latents, path):
+        x, model = make_batch(SENTENCES), make_generator(word_dropout=1.0)
+        found = model.condition(x, torch.Generator(), path=path)
+        unknown = x._replace(inputs=torch.where(x.inputs == BOS, BOS, torch.full_like(x.inputs, UNK)))
+        known = model.condition(unknown, path=path)
+        for one, other in zip(found.log_prob_and_grad(latents), known.log_prob_and_grad(latents), strict=True):
+            torch.testing.assert_close(one, other, **EXACT)
+        torch.testing.assert_close(found.log_prob(latents), known.log_prob(latents), **EXACT)
+
+    def test_is_not_of_evaluation(self, make_generator, make_batch, latents, path):
+        x = make_batch(SENTENCES)
+        values = [make_generator(word_dropout=p).condition(x, path=path).log_prob(latents) for p in (0.0, 0.9)]
+        assert torch.equal(*values)
+
+    def test_it_stays_until_a_fresh_one_is_drawn(self, make_generator, make_batch, path):
+        x, source = make_batch([[4, 5, 6, 7, 8, 9] * 5] * 5), torch.Generator().manual_seed(2)
+        conditioned = make_generator(word_dropout=0.3).condition(x, source, path=path)
+        fresh = [conditioned.with_fresh_masks(source) for _ in range(400)]
+        dropped = torch.stack([(one.words != one.inputs) for one in fresh]).double()
+        assert all(torch.equal(one.targets, conditioned.targets) for one in fresh)
+        assert all(((one.words == one.inputs) | (one.words == UNK)).all() for one in fresh)
+        is_word = conditioned.inputs != BOS
+        assert (dropped[:, ~is_word] == 0).all()
+        share, n = dropped[:, is_word].mean(), 400 * int(is_word.sum())
+        assert abs(share - 0.3) < 5 * (0.3 * 0.7 / n) ** 0.5
+        assert dropped[:, is_word].std(0).min() > 0  # each word now and then

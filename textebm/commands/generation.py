@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from textebm import options
 from textebm.commands.terminal import load_model, parse, progress_bar, write, writing
@@ -43,6 +43,7 @@ def reconstruct(arguments: Sequence[str]) -> int:
     chosen = parse(options.Reconstruct, "reconstruct", arguments)
     from textebm import generation
     from textebm.data.vocabulary import apply_policy
+    from textebm.evaluation import bleu
     from textebm.lm_eval.corpus import read_sentences
 
     lines = list(read_sentences(Path(chosen.file), keep_blank=True))
@@ -55,19 +56,10 @@ def reconstruct(arguments: Sequence[str]) -> int:
         return 0
     pairs = [{"text": a, "reconstruction": b} for a, b in zip(sentences, written, strict=True)]
     as_read = list(apply_policy(tokenizer, sentences))  # a model of lower case is not blamed for the text's capitals
-    write(json.dumps({**_bleu(written, as_read), "sentences": pairs}, ensure_ascii=False, indent=2), chosen.output)
+    score, signature = bleu(written, as_read)
+    described = {"metric": "bleu", "score": score, "signature": signature, "sentences": pairs}
+    write(json.dumps(described, ensure_ascii=False, indent=2), chosen.output)
     return 0
-
-
-def _bleu(written: list[str], sentences: list[str]) -> dict[str, Any]:
-    """Corpus BLEU of reconstructions, with sacrebleu's signature; the text is tokenised already."""
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-    except ImportError:
-        raise UsageError("--format json needs sacrebleu for the BLEU score: pip install 'textebm[bleu]'") from None
-    metric = BLEU(tokenize="none", force=True)
-    score = metric.corpus_score(written, [sentences])
-    return {"metric": "bleu", "score": score.score, "signature": str(metric.get_signature())}
 
 
 def interpolate(arguments: Sequence[str]) -> int:

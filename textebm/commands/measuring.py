@@ -3,14 +3,15 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from textebm import options
 from textebm.commands.judges import JudgeView
 from textebm.commands.terminal import (
     choose_device,
+    describe_use,
     figure,
     find_corpus,
     model_folder,
@@ -56,6 +57,10 @@ def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions)
     else:
         assert real.test is not None
         score = lm_eval.rppl(generated, real.test, real.train, valid=real.valid, **settings)
+    if chosen.sentence_scores is not None:
+        from textebm.lm_eval.kept import keep_scores
+
+        keep_scores(Path(chosen.sentence_scores), score.signature, score.sentence_scores)
     _say_remarks(score)
     write(score.to_json() if chosen.format == "json" else _describe_score(score), chosen.output)
     return 0
@@ -64,6 +69,8 @@ def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions)
 def evaluate(arguments: Sequence[str]) -> int:
     """`textebm evaluate`."""
     chosen = parse(options.Evaluate, "evaluate", arguments)
+    if chosen.latent_sentences < 0:
+        raise UsageError(f"--latent-sentences is {chosen.latent_sentences}: it must be 0 or more")
     from textebm import lm_eval
 
     _check_measuring(chosen, given=bool(chosen.samples))
@@ -82,8 +89,41 @@ def evaluate(arguments: Sequence[str]) -> int:
     )
     for remark in report.remarks:
         say(remark)
-    write(report.to_json() if chosen.format == "json" else report.table(chosen.format), chosen.output)
+    latents = {} if chosen.samples or chosen.latent_sentences == 0 else _use_of_latents(chosen, real)
+    if chosen.format == "json":
+        found = report.as_dict()
+        found["details"] |= {"latents": latents} if latents else {}
+        write(json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False), chosen.output)
+        return 0
+    described = [_describe_latents(latents, chosen.format)] if latents and chosen.format != "csv" else []
+    write("\n\n".join([report.table(chosen.format), *described]), chosen.output)
     return 0
+
+
+def _use_of_latents(chosen: options.Evaluate, real: "_RealText") -> dict[str, Any]:
+    """Whether the model uses z, on test sentences: likelihoods under posterior and prior samples, and `LatentUse`."""
+    from textebm import evaluation, generation
+    from textebm.data.text import encode
+
+    assert real.folder is not None and real.test is not None  # sentences were drawn from it, and measured beside it
+    model, tokenizer = generation.load(real.folder, choose_device(chosen.device))
+    text = encode(real.test, tokenizer, max_length=None, overlong="cut")
+    n, seed = chosen.latent_sentences, chosen.seed
+    scored = evaluation.validate(model, text, seed, n, prior_steps=chosen.prior_steps)
+    use = evaluation.latent_use(model, text, tokenizer, seed, n, log_normaliser=chosen.log_normaliser)
+    likelihoods = {name: getattr(scored, name) for name in ("reconstruction_nll", "prior_nll", "nll_gap")}
+    return {"text": "test", **likelihoods, **use.to_dict()}
+
+
+def _describe_latents(latents: Mapping[str, Any], form: str) -> str:
+    """Those figures for people."""
+    mark = "- " if form == "markdown" else ""
+    lines = [
+        f"use of z, on {latents['latent_sentences']} test sentences: {describe_use(latents)}",
+        f"NLL a sentence: {latents['reconstruction_nll']:.2f} nats under posterior samples, {latents['prior_nll']:.2f} "
+        f"under prior samples, a gap of {latents['nll_gap']:.2f}",
+    ]
+    return "\n".join(mark + line for line in lines)
 
 
 def signature(arguments: Sequence[str]) -> int:
@@ -104,12 +144,29 @@ def compare(arguments: Sequence[str]) -> int:
     """`textebm compare`."""
     chosen = parse(options.Compare, "compare", arguments)
     from textebm.lm_eval import compare as comparing
+    from textebm.lm_eval import systems
+    from textebm.lm_eval.published import render_published
 
+    if chosen.published and not chosen.files:
+        write(render_published(chosen.format), chosen.output)
+        return 0
     if not chosen.files:
-        raise UsageError("no file is given: name results of fppl, rppl or evaluate in JSON")
+        raise UsageError("no file is given: name results of fppl, rppl, evaluate or experiment in JSON")
+    if chosen.resamples < 1:
+        raise UsageError(f"--resamples is {chosen.resamples}: it must be at least 1")
     for path in chosen.files:
         require_file("compare", path)
-    comparison = comparing.compare_files([Path(path) for path in chosen.files], published=chosen.published)
+    comparison: comparing.Comparison | systems.Systems
+    if chosen.by_method or chosen.against is not None:
+        comparison = systems.Systems(
+            [systems.read_run(Path(path)) for path in chosen.files],
+            against=chosen.against,
+            published=chosen.published,
+            folder=Path(chosen.runs),
+            resamples=chosen.resamples,
+        )
+    else:
+        comparison = comparing.compare_files([Path(path) for path in chosen.files], published=chosen.published)
     for warning in comparison.warnings:
         say(f"warning: {warning}")
     write(comparison.render(chosen.format), chosen.output)
@@ -128,6 +185,8 @@ def _check_measuring(chosen: options.TextOptions, given: bool) -> None:
     get_protocol(chosen.protocol)
     if chosen.n is not None and (chosen.n < 1 or given):
         raise UsageError("-n is the number of sentences to draw: it must be at least 1, and does not go with --samples")
+    if chosen.prior_steps is not None and (chosen.prior_steps < 0 or given):
+        raise UsageError("--prior-steps is a chain's length, 0 or more, and does not go with --samples")
     described = {"--decoding": chosen.decoding, "--filtering": chosen.filtering, "--max-length": chosen.max_length}
     for name, value in described.items():
         if value is not None and not given:
@@ -268,9 +327,13 @@ def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: _R
     greedy = protocol.decoding == "greedy"
     decoding = Decoding("greedy", max_length=longest) if greedy else None
     with progress_bar(n, "sentence") as bar:
-        path = generation.cached_samples(folder, model, tokenizer, n, chosen.seed, cache, bar.update, decoding)
+        path = generation.cached_samples(
+            folder, model, tokenizer, n, chosen.seed, cache, bar.update, decoding, chosen.prior_steps
+        )
     say(f"samples: {path}")
-    return path, "greedy" if greedy else HEADLINE_DECODING, longest
+    steps = generation.other_chain(model, chosen.prior_steps)
+    how = ("greedy" if greedy else HEADLINE_DECODING) + ("" if steps is None else f"+prior-steps-{steps}")
+    return path, how, longest
 
 
 def _say_remarks(score: "Score") -> None:

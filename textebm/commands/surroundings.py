@@ -2,13 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from textebm import options
 from textebm.commands.terminal import parse
-
-if TYPE_CHECKING:
-    pass
 
 
 def plot(arguments: Sequence[str]) -> int:
@@ -30,7 +26,7 @@ def env(arguments: Sequence[str]) -> int:
 
     import torch
 
-    from textebm import hardware
+    from textebm import hardware, native
     from textebm.lm_eval import ngram
 
     for package, number in hardware.versions().items():
@@ -38,6 +34,7 @@ def env(arguments: Sequence[str]) -> int:
     threads, gpus = torch.get_num_threads(), torch.cuda.device_count()
     print(f"CPU: {hardware.hardware_class()}, {threads} threads in torch")
     print("GPU: " + (", ".join(torch.cuda.get_device_name(i) for i in range(gpus)) if gpus else "none found"))
+    print(f"C kernels of the prior chain: {native.status()}")
     kenlm = find_spec("kenlm") is not None
     print(f"n-gram judge: estimated by {ngram.find_lmplz() or 'the built-in estimator (no lmplz was found)'},")
     print(f"              queried by {'the kenlm module' if kenlm else 'the built-in reader (no kenlm module)'}")

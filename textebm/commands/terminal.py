@@ -1,7 +1,8 @@
 """What commands share: remarks, bars, output files, devices, models."""
 
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -100,6 +101,18 @@ def figure(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def describe_use(use: Mapping[str, Any]) -> str:
+    """Whether z is used, for people: figures of `evaluation.LatentUse` by name, those that are known."""
+    parts = [f"active units {use['active_units']}"]
+    if use.get("reconstruction_bleu") is not None:
+        parts.append(f"BLEU of reconstructions {use['reconstruction_bleu']:.1f}")
+    most = math.log(use["latent_sentences"])
+    parts.append(f"mutual information {use['mutual_information']:.2f} nats of at most {most:.2f}")
+    if use.get("kl") is not None:
+        parts.append(f"KL {use['kl']:.2f} nats")
+    return f"{', '.join(parts)} ({use['density']})"
 
 
 def find_corpus(data: str, data_dir: str | None, text_field: str | None) -> "Corpus":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textebm import options
-from textebm.commands.terminal import choose_device, find_corpus, parse, progress_bar, say
+from textebm.commands.terminal import choose_device, describe_use, find_corpus, parse, progress_bar, say
 from textebm.config import Config, load_config, preset_names, to_dict
 from textebm.errors import CheckpointError
 
@@ -211,7 +211,8 @@ def _describe_validation(line: dict[str, Any]) -> str:
 def _describe_perplexities(line: dict[str, Any]) -> str:
     if "perplexity" in line:  # of a plain language model
         return f"{line['perplexity']:.1f}"
-    units = f", active units {line['active_units']}" if "active_units" in line else ""
+    units = f"; KL {line['kl']:.2f}" if "kl" in line else ""
+    units += f"; {describe_use(line)}" if "active_units" in line else ""
     return (
         f"{line['reconstruction_perplexity']:.1f} reconstructing, {line['prior_perplexity']:.1f} under prior samples, "
         f"{line['gaussian_perplexity']:.1f} under Gaussian samples; energy {line['posterior_energy']:.2f} posterior, "

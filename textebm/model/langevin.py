@@ -7,6 +7,12 @@ The update, in this project's step convention (that of the authors of the paper)
 with step size s and noise temperature T. At T = 1 it is the unadjusted Langevin algorithm for the density exp(−U); at
 another T its target is exp(−U/T²). Others write η = ½s² (noise √(2η)) or η = s² (noise √η).
 
+With a preconditioner M, a positive diagonal matrix, the update is
+
+    z ← z − ½ s² M ∇U(z) + s T M^½ ε,
+
+whose target is the same for every M that does not depend on z.
+
 This file knows a potential and nothing else: prior and posterior chains, of text and of images, are all run by it.
 Source: Pang et al., "Learning Latent Space Energy-Based Prior Model", NeurIPS 2020, equations 8 and 9.
 """
@@ -28,6 +34,48 @@ class Potential(Protocol):
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
         """U(z) in nats for each row of z, and ∇U(z), both without an autograd graph."""
         ...
+
+
+@runtime_checkable
+class Stepper(Protocol):
+    """A potential that makes a whole step at once, which costs less than to say U and ∇U first."""
+
+    def step(
+        self, z: Float[Tensor, "batch latent"], step_size: float, noise: Float[Tensor, "batch latent"], /
+    ) -> Float[Tensor, "batch latent"]:
+        """z − ½s²∇U(z) + noise, where `noise` is sTε already; it may be overwritten."""
+        ...
+
+
+@runtime_checkable
+class Preconditioner(Protocol):
+    """The diagonal of M: what each dimension's squared step is multiplied by."""
+
+    def __call__(self, gradient: Float[Tensor, "batch latent"], /) -> Float[Tensor, " latent"]:
+        """M at a step whose gradient is ∇U(z); positive."""
+        ...
+
+
+class RootMeanSquare:
+    """M = 1/(λ + √V), V the running mean of squared gradients over the batch and over past steps.
+
+    V ← ρV + (1 − ρ) mean of (∇U)² over the chains of the batch, from the first step's mean on. Directions in which
+    gradients are large are walked in small steps. M follows the batch as a whole and hardly depends on any one chain,
+    so the correction term Γ of the source, which its authors leave out too, is left out. Lasts for one chain.
+    Source: Li, Chen, Carlson and Carin, "Preconditioned Stochastic Gradient Langevin Dynamics for Deep Neural
+    Networks", AAAI 2016 (arXiv:1512.07666).
+    """
+
+    def __init__(self, decay: float = 0.9, floor: float = 1e-3) -> None:
+        """ρ is `decay`, λ is `floor`."""
+        self.decay, self.floor = decay, floor
+        self._squares: Tensor | None = None
+
+    def __call__(self, gradient: Float[Tensor, "batch latent"]) -> Float[Tensor, " latent"]:
+        """M at a step with this gradient, which counts in it."""
+        squares = gradient.square().mean(0)
+        self._squares = squares if self._squares is None else torch.lerp(squares, self._squares, self.decay)
+        return 1 / (self.floor + self._squares.sqrt())
 
 
 class State(NamedTuple):
@@ -73,7 +121,12 @@ def init(z: Float[Tensor, "batch latent"]) -> State:
 
 
 def step(
-    state: State, potential: Potential, step_size: float, temperature: float, generator: torch.Generator
+    state: State,
+    potential: Potential,
+    step_size: float,
+    temperature: float,
+    generator: torch.Generator,
+    precondition: Preconditioner | None = None,
 ) -> tuple[State, Info]:
     """One Langevin step of every chain.
 
@@ -83,11 +136,15 @@ def step(
         step_size: s.
         temperature: T; at 0 no noise is drawn and the step is gradient descent.
         generator: source of ε, on the device of z.
+        precondition: what gives M (default: the identity).
     """
     energy, gradient = potential(state.z)
-    z = torch.add(state.z, gradient, alpha=-0.5 * step_size**2)
+    scale = None if precondition is None else precondition(gradient)
+    z = torch.add(state.z, gradient if scale is None else scale * gradient, alpha=-0.5 * step_size**2)
     if temperature > 0:
         noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+        if scale is not None:
+            noise.mul_(scale.sqrt())
         z.add_(noise, alpha=step_size * temperature)
     return State(z), Info(energy, gradient)
 
@@ -98,6 +155,7 @@ def run(
     plan: Schedule,
     generator: torch.Generator,
     observe: Callable[[int, State, Info], None] | None = None,
+    precondition: Preconditioner | None = None,
 ) -> Float[Tensor, "batch latent"]:
     """Run chains from z through the whole schedule; nothing in here waits for the device.
 
@@ -106,14 +164,28 @@ def run(
         potential: U and ∇U.
         plan: step sizes and temperatures.
         generator: source of the noise, on the device of z.
-        observe: called after each step with its number (from 0), the new state, and what the step saw.
+        observe: called after each step with its number (from 0), the new state, and what the step saw. Without it, and
+            without a preconditioner, a `Stepper` makes its steps itself.
+        precondition: what gives M of each step (default: the identity).
 
     Returns:
         The end points, (batch, latent).
     """
+    if observe is None and precondition is None and isinstance(potential, Stepper):
+        return _run_unseen(z, potential, plan, generator)
     state = init(z)
     for number, (size, temperature) in enumerate(zip(plan.step_sizes, plan.temperatures, strict=True)):
-        state, info = step(state, potential, size, temperature, generator)
+        state, info = step(state, potential, size, temperature, generator, precondition)
         if observe is not None:
             observe(number, state, info)
     return state.z
+
+
+def _run_unseen(z: Tensor, potential: Stepper, plan: Schedule, generator: torch.Generator) -> Tensor:
+    """`run` where nobody asks what a step saw."""
+    z = z.detach()
+    for size, temperature in zip(plan.step_sizes, plan.temperatures, strict=True):
+        noise = torch.empty_like(z)
+        noise = noise.normal_(0, size * temperature, generator=generator) if temperature > 0 else noise.zero_()
+        z = potential.step(z, size, noise)
+    return z

@@ -1,4 +1,4 @@
-"""The whole model: a latent prior, a generator, and short-run inference; and how it is saved and loaded.
+"""The whole model: a latent prior, a generator, and a way to infer z; and how it is saved and loaded.
 
 A model folder holds `config.json` (what the model is) and `model.safetensors` (its weights), and for text the
 tokeniser's files beside them.
@@ -13,12 +13,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from textebm.config import GeneratorConfig, InferenceConfig, PriorConfig, from_dict, require_one_latent
-from textebm.errors import CheckpointError, ConfigError
+from textebm.config import (
+    EncoderConfig,
+    GeneratorConfig,
+    InferenceConfig,
+    PriorConfig,
+    from_dict,
+    require_one_latent,
+)
+from textebm.errors import CheckpointError, ConfigError, UsageError
 from textebm.model import inference
 from textebm.model.candidates import Candidates
 from textebm.model.decoding import Decoding, decode
+from textebm.model.encoder import DiagonalGaussian, SentenceEncoder
 from textebm.model.energy import make_prior
+from textebm.model.inference import InferenceMethod, Inferred, Request
 from textebm.model.random import stream
 from textebm.model.recurrent import Computation, ConditionedText, RecurrentGenerator, TextBatch
 from textebm.model.softmax import Precision
@@ -38,7 +47,9 @@ class ModelConfig:
     generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
     """The generator."""
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
-    """The posterior chain."""
+    """How z is inferred."""
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    """The encoder, where z is inferred by one."""
     longest: int = 200
     """Length in words of the longest training sentence: what generation allows by default."""
 
@@ -62,7 +73,15 @@ class LatentEBM(nn.Module):
             # torch.manual_seed would reset the CUDA generators of the caller too, and nothing would put them back
             torch.default_generator.manual_seed(stream(seed, "initialisation").initial_seed())
             self.prior = make_prior(config.prior)
-            self.generator = RecurrentGenerator(config.generator, config.vocab_size, config.prior.dimensions)
+            sizes = (config.vocab_size, config.prior.dimensions)
+            self.generator = RecurrentGenerator(config.generator, *sizes)
+            encoder = (config.encoder, config.generator)
+            self.encoder = SentenceEncoder(*encoder, *sizes) if self.method.has_encoder else None
+
+    @property
+    def method(self) -> InferenceMethod:
+        """How z is inferred."""
+        return inference.METHODS[self.config.inference.kind]
 
     @property
     def device(self) -> torch.device:
@@ -84,21 +103,39 @@ class LatentEBM(nn.Module):
         """Samples of z by the short-run prior chain; `steps` overrides its length."""
         return self.prior.sample(n, generator, steps)
 
+    def encode(
+        self, x: TextBatch, dropout: torch.Generator | None = None, precision: Precision = "fp32"
+    ) -> DiagonalGaussian:
+        """The encoder's q(z|x) of each sentence (see `SentenceEncoder.forward`).
+
+        Raises:
+            UsageError: the model's way to infer z has no encoder.
+        """
+        if self.encoder is None:
+            raise UsageError(f"a model with inference.kind = {self.config.inference.kind} has no encoder")
+        q: DiagonalGaussian = self.encoder(x, dropout, precision)
+        return q
+
+    def posterior(self, request: Request) -> Inferred:
+        """Posterior samples of z, one a sentence, with where they come from."""
+        return self.method.infer(self, request)
+
     def infer(
         self, x: TextBatch, generator: torch.Generator, steps: int | None = None
     ) -> Float[Tensor, "batch latent"]:
-        """Posterior samples of z, one a sentence, by the chain that training uses, without dropout.
+        """Posterior samples of z, one a sentence, inferred as in training, without dropout.
+
+        A persistent chain belongs to a training sentence; here its place is taken by a short-run chain.
 
         Args:
             x: a batch of sentences on the model's device.
-            generator: source of the starting points and of the noise.
-            steps: overrides the chain's length K1.
+            generator: source of the samples' randomness.
+            steps: overrides the chain's length K1, where there is a chain.
         """
         config = self.config.inference
         config = config if steps is None else dataclasses.replace(config, steps=steps)
-        conditioned = self.condition(x)
-        z, _ = inference.short_run_posterior(self.prior, conditioned, len(x.lengths), config, generator)
-        return z
+        with torch.no_grad():
+            return self.posterior(Request(x, self.condition(x), config, generator)).z
 
     def log_prob(self, x: TextBatch, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
         """log p(x|z) of each sentence in nats, end of sentence included, without dropout, in float32."""

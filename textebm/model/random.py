@@ -10,15 +10,8 @@ import hashlib
 import torch
 
 STREAMS = (
-    "data",
-    "prior",
-    "posterior",
-    "dropout",
-    "decoding",
-    "initialisation",
-    "evaluation",
-    "candidates",
-    "likelihood",
+    *("data", "prior", "posterior", "dropout", "decoding", "initialisation", "evaluation", "candidates"),
+    *("likelihood", "persistent", "chains", "aggressive"),
 )
 
 

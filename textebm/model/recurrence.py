@@ -61,11 +61,11 @@ def pack(lengths: Int[Tensor, " batch"], time: int, device: torch.device) -> Pac
     step = np.repeat(np.arange(len(sizes)), sizes)
     before = np.where(step == 0, sentence, len(known) + starts[np.maximum(step - 1, 0)] + sentence)
     arrays = (order, np.argsort(order), order[sentence] * time + step, before)
-    by_length, inverse, positions, preceding = (_to_device(torch.from_numpy(array), device) for array in arrays)
+    by_length, inverse, positions, preceding = (to_device(torch.from_numpy(array), device) for array in arrays)
     return Packing(by_length, inverse, positions, preceding, tuple(sizes.tolist()), tuple(starts.tolist()))
 
 
-def _to_device(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Copied without making the host wait."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 

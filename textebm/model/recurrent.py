@@ -100,8 +100,12 @@ class RecurrentGenerator(Generator):
         self.state_map = nn.Linear(latent_dim, config.hidden_dim) if config.z_to_state and latent_dim else None
         self.cell_map = nn.Linear(latent_dim, config.hidden_dim) if config.z_to_cell and latent_dim else None
         self.output = nn.Linear(config.hidden_dim, vocab_size - FIRST_OUTPUT)
+        self.reset(generator)
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Give every weight a new start, uniform in ±config.init_range."""
         for parameter in self.parameters():
-            nn.init.uniform_(parameter, -config.init_range, config.init_range, generator=generator)
+            nn.init.uniform_(parameter, -self.config.init_range, self.config.init_range, generator=generator)
 
     def train(self, mode: bool = True) -> "RecurrentGenerator":
         """Set training mode, which nothing in this module depends on.
@@ -189,8 +193,9 @@ class RecurrentGenerator(Generator):
 class ConditionedText(ConditionedLikelihood):
     """log p(x|z) of a batch of sentences: what both paths have in common.
 
-    Dropout masks stay until fresh ones are drawn. `words`, `targets` and the masks are packed (see
-    `recurrence.Packing`): padding never enters the softmax.
+    Dropout masks, and which words are dropped, stay until fresh ones are drawn. `inputs` (words as they are),
+    `words` (as they are read), `targets` and the masks are packed (see `recurrence.Packing`): padding never enters the
+    softmax.
     """
 
     def __init__(
@@ -204,7 +209,7 @@ class ConditionedText(ConditionedLikelihood):
         self.model, self.precision = model, precision
         self.size = x.inputs.shape  # (batch, time)
         self.packing = recurrence.pack(x.lengths, x.inputs.shape[1], x.inputs.device)
-        self.words = x.inputs.flatten()[self.packing.positions]
+        self.inputs = self.words = x.inputs.flatten()[self.packing.positions]
         self.targets = x.targets.flatten()[self.packing.positions] - FIRST_OUTPUT
         self.input_mask: Tensor | None = None
         self.output_mask: Tensor | None = None
@@ -221,9 +226,16 @@ class ConditionedText(ConditionedLikelihood):
 
     def _draw_masks(self, generator: torch.Generator | None) -> None:
         config = self.model.config
+        if generator is not None and config.word_dropout > 0:
+            self.words = self._unknown_in_places(config.word_dropout, generator)
         if generator is not None and config.dropout > 0:
             self.input_mask = self._mask((len(self.words), config.embedding_dim), generator)
             self.output_mask = self._mask((len(self.words), config.hidden_dim), generator)
+
+    def _unknown_in_places(self, share: float, generator: torch.Generator) -> Int[Tensor, " tokens"]:
+        """The words that are read, a share of them replaced by <unk>; <bos> is no word (Bowman et al., CoNLL 2016)."""
+        chance = torch.rand(self.inputs.shape, generator=generator, device=self.inputs.device)
+        return self.inputs.masked_fill((chance < share) & (self.inputs != BOS), UNK)
 
     def _mask(self, size: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "tokens units"]:
         like, dropout = self.model.output.weight, self.model.config.dropout

@@ -1,0 +1,72 @@
+"""The scores of each sentence behind a score, kept in a file: what a later bootstrap between two runs needs.
+
+A file is NumPy's .npz, compressed: `log_probs` (judges, sentences), `tokens` (sentences,), and the score's signature.
+Nothing in it is ever unpickled. 40,000 sentences take about 350 kB.
+"""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from textebm.errors import DataError, UsageError
+from textebm.lm_eval.perplexity import SentenceScores
+from textebm.lm_eval.signature import Signature
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """What a file holds.
+
+    Args:
+        signature: of the score.
+        runs: of each sentence, by each judge; all judges count the same tokens.
+    """
+
+    signature: Signature
+    runs: tuple[SentenceScores, ...]
+
+    @property
+    def score(self) -> float:
+        """The score: the mean perplexity over the judges."""
+        return float(np.mean([run.perplexity for run in self.runs]))
+
+
+def keep_scores(path: Path, signature: Signature, runs: Sequence[SentenceScores]) -> None:
+    """Write the file as a whole, in a folder that exists.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    log_probs = np.stack([run.log_probs for run in runs])
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(
+                file, log_probs=log_probs, tokens=runs[0].tokens, signature=np.array(str(signature), dtype=np.str_)
+            )
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"--sentence-scores {path} cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def kept_scores(path: Path) -> KeptScores:
+    """What such a file holds.
+
+    Raises:
+        DataError: it is missing, or no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            log_probs, tokens, signature = file["log_probs"], file["tokens"], str(file["signature"])
+        if log_probs.shape != (len(log_probs), len(tokens)) or len(log_probs) == 0:
+            raise ValueError("its arrays do not belong together")
+        runs = tuple(SentenceScores(each.astype(np.float64), tokens.astype(np.int64)) for each in log_probs)
+        return KeptScores(Signature.parse(signature), runs)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, UsageError) as error:
+        raise DataError(f"{path}: cannot be read as scores of sentences ({error})") from None

@@ -1,0 +1,154 @@
+"""The C kernels: what they compute, and that everything works without them."""
+
+import ctypes
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from textebm import native
+from textebm.config import PriorConfig
+from textebm.model import langevin
+from textebm.model.energy import EBMPrior
+
+needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="there is no C compiler on this machine")
+
+
+@pytest.fixture(autouse=True)
+def home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty TEXTEBM_HOME, and nothing loaded yet."""
+    monkeypatch.setenv("TEXTEBM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv(native.SWITCH, raising=False)
+    native.load.cache_clear()
+    yield tmp_path / "home"
+    native.load.cache_clear()
+
+
+@pytest.fixture
+def gelu() -> native.Gelu:
+    made = native.gelu(torch.zeros(1), 1)
+    assert made is not None
+    return made
+
+
+def exact(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """GELU and its derivative in float64."""
+    point = x.double().requires_grad_()
+    value = torch.nn.functional.gelu(point)
+    return value.detach(), torch.autograd.grad(value.sum(), point)[0]
+
+
+@needs_compiler
+class TestGelu:
+    @pytest.mark.parametrize("size", [1, 7, 16, 100_003])
+    def test_value_and_derivative_are_those_of_float64_up_to_rounding(self, gelu: native.Gelu, size: int) -> None:
+        x = torch.linspace(-12, 12, size)
+        value, slope = gelu.forward(x.clone())
+        wanted, derivative = exact(x)
+        # 7.5e-8 in Phi, times x, and some roundings of float32
+        assert ((value - wanted).abs() <= 3e-7 * x.abs().clamp(min=1)).all()
+        assert ((slope - derivative).abs() <= 5e-7).all()
+
+    def test_backward_is_the_derivative_times_what_comes_from_above(self, gelu: native.Gelu) -> None:
+        x, above = torch.randn(31, 17, generator=torch.Generator().manual_seed(0)), torch.full((31, 17), -2.5)
+        below = gelu.backward(above, x.clone())
+        torch.testing.assert_close(below, (-2.5 * exact(x)[1]).float(), rtol=0, atol=2e-6)
+        assert (above == -2.5).all()
+
+    def test_what_is_no_number_stays_none(self, gelu: native.Gelu) -> None:
+        value, slope = gelu.forward(torch.tensor([float("nan"), 1.0]))
+        assert value.isnan().tolist() == [True, False]
+        assert slope.isnan().tolist() == [True, False]
+
+    def test_far_out_it_is_the_identity_or_nothing(self, gelu: native.Gelu) -> None:
+        value, slope = gelu.forward(torch.tensor([-(2.0**60), -50.0, 50.0, 2.0**60]))
+        assert value.tolist() == pytest.approx([0, 0, 50.0, 2.0**60], abs=1e-15)
+        assert slope.tolist() == pytest.approx([0, 0, 1, 1], abs=1e-15)
+
+    def test_the_processors_flags_are_left_alone(self, gelu: native.Gelu) -> None:
+        """A library linked with -ffast-math would make the whole process flush denormal numbers to 0."""
+        assert float(torch.tensor(1e-40) * 1.0) != 0
+
+
+@needs_compiler
+class TestPriorChain:
+    @pytest.fixture
+    def prior(self) -> EBMPrior:
+        torch.manual_seed(3)
+        return EBMPrior(PriorConfig(latent_dim=5, width=24, depth=3, steps=20, sigma=0.8))
+
+    def end(self, prior: EBMPrior) -> torch.Tensor:
+        return prior.sample(9, torch.Generator().manual_seed(4))
+
+    def test_it_takes_part(self, prior: EBMPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls = []
+        kernel = native.Gelu.backward
+        monkeypatch.setattr(native.Gelu, "backward", lambda *given: calls.append(1) or kernel(*given))
+        self.end(prior)
+        assert len(calls) == 20
+
+    def test_the_chain_is_the_same_with_and_without(self, prior: EBMPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+        with_kernels = self.end(prior)
+        monkeypatch.setenv(native.SWITCH, "0")
+        native.load.cache_clear()
+        without = self.end(prior)
+        torch.testing.assert_close(with_kernels, without, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(with_kernels, without)  # else the switch did nothing
+
+    def test_float64_is_torchs(self) -> None:
+        assert native.gelu(torch.zeros(1, dtype=torch.float64), 1) is None
+
+    def test_so_are_great_batches(self) -> None:
+        assert native.gelu(torch.zeros(1), native.FEW + 1) is None
+
+
+class TestWithout:
+    """What happens where it cannot be compiled: nothing but that torch does it."""
+
+    def chain(self) -> torch.Tensor:
+        prior = EBMPrior(PriorConfig(latent_dim=3, width=8, steps=3))
+        return langevin.run(torch.zeros(2, 3), prior.frozen(), prior.chain(), torch.Generator().manual_seed(1))
+
+    def test_switched_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(native.SWITCH, "0")
+        assert native.load() is None
+        assert self.chain().isfinite().all()
+        assert native.status() == "switched off by TEXTEBM_NATIVE=0"
+
+    def test_no_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.delenv("CC", raising=False)
+        assert native.load() is None
+        assert self.chain().isfinite().all()
+        assert native.status() == "not in use: no C compiler was found"
+
+    @pytest.mark.parametrize("script", ["exit 1", 'while [ "$1" != -o ]; do shift; done; echo broken > "$2"'])
+    def test_a_compiler_that_fails_or_writes_rubbish(
+        self, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake = tmp_path / "cc"
+        fake.write_text(f"#!/bin/sh\n{script}\n")
+        fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("CC", str(fake))
+        assert native.load() is None
+        assert self.chain().isfinite().all()
+        assert native.status() == "not in use: they could not be compiled"
+
+    def test_a_home_that_is_a_file(self, home_of_its_own: Path) -> None:
+        home_of_its_own.write_text("")
+        assert native.load() is None
+        assert self.chain().isfinite().all()
+
+
+@needs_compiler
+def test_it_is_compiled_once(home_of_its_own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(native.load(), ctypes.CDLL)
+    (built,) = (home_of_its_own / "native").iterdir()
+    native.load.cache_clear()
+    monkeypatch.setattr(native, "compile_into", lambda *given: pytest.fail("compiled again"))
+    assert native.load() is not None
+    assert built.stat().st_size < 100_000
+    assert native.status() == "in use"
+    assert list((home_of_its_own / "native").iterdir()) == [built]

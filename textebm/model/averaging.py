@@ -1,0 +1,44 @@
+"""An average of a model's weights along its training, which is then what is measured and generated from.
+
+Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM Journal on Control and
+Optimization 1992; here with weights that fall off exponentially, and with Adam's correction of the start (Kingma and
+Ba, 2015).
+"""
+
+import copy
+
+import torch
+
+from textebm.model.latent_ebm import LatentEBM
+
+
+class WeightAverage:
+    """The exponential moving average θ̄ of the weights θ after each learning step:
+
+        θ̄_t = (1 − d) Σ_i d^(t−i) θ_i / (1 − d^t),   i = 1 … t.
+
+    The initial weights have no part in it, and after one step the average is what that step left.
+    """
+
+    def __init__(self, model: LatentEBM, decay: float) -> None:
+        """An average that begins with the weights of now, until the first update.
+
+        Args:
+            model: whose weights are averaged.
+            decay: d, in [0, 1).
+        """
+        self.decay = decay
+        self.model = copy.deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: LatentEBM, updates: int) -> None:
+        """Let the weights of now take part.
+
+        Args:
+            model: whose weights are averaged.
+            updates: t, the learning steps made, this one included.
+        """
+        share = (1 - self.decay) / (1 - self.decay**updates)
+        for averaged, now in zip(self.model.parameters(), model.parameters(), strict=True):
+            averaged.lerp_(now, share)
+        self.model.prior.refine_norms()

@@ -1,0 +1,121 @@
+"""Kernels in C for what torch has no fused form of: an addition, never a need.
+
+`kernels.c` is compiled on the user's machine when it is first wanted, in less than a second, and kept in TEXTEBM_HOME.
+Where there is no C compiler, or the environment variable TEXTEBM_NATIVE is 0, callers fall back to torch. The random
+numbers are torch's own either way, so a seed means the same with and without, up to rounding.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from textebm.home import home
+
+SWITCH = "TEXTEBM_NATIVE"
+
+# Not -ffast-math: it would let the compiler take the two parts of ln 2 together, and set flags of the whole process.
+FLAGS = (
+    *("-O3", "-std=c11", "-shared", "-fPIC", "-ffp-contract=fast"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only"),
+)
+
+FEW = 1_000_000
+"""Numbers up to which one thread that passes once beats torch's several threads that pass twice."""
+
+
+class Gelu:
+    """GELU on contiguous float32 tensors of the CPU. Its derivative comes with its value: one exponential serves both.
+
+    Results take the place of arguments, which are still in the processor's cache.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._forward, self._backward = library.textebm_gelu, library.textebm_gelu_backward
+        for kernel in (self._forward, self._backward):
+            kernel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_longlong]
+            kernel.restype = None
+
+    def forward(self, argument: Tensor) -> tuple[Tensor, Tensor]:
+        """gelu(argument) and gelu'(argument), which overwrites the argument."""
+        value = torch.empty_like(argument)
+        self._forward(argument.data_ptr(), value.data_ptr(), argument.numel())
+        return value, argument
+
+    def backward(self, above: Tensor, argument: Tensor) -> Tensor:
+        """above · gelu'(argument), which overwrites the argument; both have one shape."""
+        self._backward(argument.data_ptr(), above.data_ptr(), argument.numel())
+        return argument
+
+
+def gelu(like: Tensor, numbers: int) -> Gelu | None:
+    """The compiled GELU, where it is of use.
+
+    Args:
+        like: a tensor of the dtype and on the device that it is wanted for.
+        numbers: how many numbers it will be given at once.
+    """
+    if like.dtype != torch.float32 or like.device.type != "cpu" or numbers > FEW:
+        return None
+    library = load()
+    return None if library is None else Gelu(library)
+
+
+@functools.cache
+def load() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they are not wanted or cannot be had."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    source = (resources.files(__name__) / "kernels.c").read_bytes()
+    described = repr((source, FLAGS, platform.system(), platform.machine())).encode()
+    path = home() / "native" / f"kernels-{hashlib.sha256(described).hexdigest()[:16]}.so"
+    try:
+        if not path.exists():
+            compile_into(path, source)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def compiler() -> str | None:
+    """Path of the C compiler: what CC names, else cc, gcc or clang."""
+    return next(
+        (found for name in (os.environ.get("CC"), "cc", "gcc", "clang") if (found := shutil.which(name or ""))), None
+    )
+
+
+def compile_into(path: Path, source: bytes) -> None:
+    """Compile a C source into a shared library, which appears as a whole.
+
+    Raises:
+        FileNotFoundError: there is no compiler.
+        OSError: the folder cannot be written.
+        subprocess.SubprocessError: the compiler fails, or takes longer than a minute.
+    """
+    command = compiler()
+    if command is None:
+        raise FileNotFoundError("no C compiler")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        text, built = Path(folder) / "kernels.c", Path(folder) / path.name
+        text.write_bytes(source)
+        subprocess.run([command, *FLAGS, "-o", built, text], check=True, capture_output=True, timeout=60)
+        built.replace(path)
+
+
+def status() -> str:
+    """One line for `textebm env`."""
+    if load() is not None:
+        return "in use"
+    if os.environ.get(SWITCH) == "0":
+        return f"switched off by {SWITCH}=0"
+    return "not in use: they could not be compiled" if compiler() else "not in use: no C compiler was found"
