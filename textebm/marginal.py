@@ -99,6 +99,7 @@ class Marginal:
         )
 
 
+@torch.no_grad()
 def estimate(
     model: LatentEBM,
     text: EncodedText,
