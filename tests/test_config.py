@@ -54,7 +54,7 @@ configs = st.builds(
     inference=st.builds(InferenceConfig, steps=natural, step_size=schedules, temperature=temperatures),
     optimiser=st.builds(OptimiserConfig, lr=positive, betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999))),
     seed=st.integers(0, 2**40),
-    precision=st.sampled_from(["fp32", "bf16"]),
+    precision=st.sampled_from(["auto", "fp32", "bf16", "fp16"]),
 )
 
 

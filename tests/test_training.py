@@ -139,6 +139,7 @@ class TestRunFolder:
         assert start["data"]["train"]["sentences"] == 300
         assert start["device"] == "cpu"
         assert start["hardware"].startswith("cpu")
+        assert start["precision"] == "fp32"
 
     def test_its_config_trains_the_same_model_again(self, trained_run: Path, command, tmp_path: Path) -> None:
         done = command("train", "--config", trained_run / "config.json", "--run-dir", "again")

@@ -352,8 +352,9 @@ class Config:
     """Passes over the training split; learning-rate schedules end here."""
     seed: int = 0
     """Seed of every random stream."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """What the generator's matrix products take in training; weights, states and sums stay in fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """What the generator's matrix products take in training; weights, states and sums stay in fp32. auto: bf16 where
+    the device multiplies in it natively, else fp32, which is then faster."""
     computation: Literal["fast", "plain"] = "fast"
     """How p(x|z) and its gradients are computed; plain: straightforward autograd, to check the fast way by."""
 

@@ -11,6 +11,8 @@ import torch
 
 from textebm._version import __version__
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
 PACKAGES = ("torch", "numpy", "tokenizers", "transformers", "sacrebleu", "matplotlib")
 
 
@@ -31,6 +33,11 @@ def native_precision(device: torch.device) -> Literal["bf16", "fp32"]:
         asked = [getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("avx512_bf16", "amx_tile")]
         return "bf16" if any(ask() for ask in asked) else "fp32"
     return "fp32"
+
+
+def precision_on(asked: Precision | Literal["auto"], device: torch.device) -> Precision:
+    """The precision of products that is asked for; with `auto`, the one that the device is made for."""
+    return native_precision(device) if asked == "auto" else asked
 
 
 def versions() -> dict[str, str | None]:

@@ -239,6 +239,7 @@ class _Run:
             data=self._describe_data(),
             device=str(self.device),
             threads=torch.get_num_threads(),
+            precision=self.learner.precision,
             **made_by,
             **ends,
         )

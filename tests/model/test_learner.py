@@ -1,5 +1,6 @@
 """The learner's gradients against exact integration on a grid, and what a learning step does besides."""
 
+import dataclasses
 import math
 
 import pytest
@@ -285,3 +286,21 @@ class TestLearningRate:
         model, config = model_and_config(energy_weight_decay=0.3)
         decays = {n: o.param_groups[0]["weight_decay"] for n, o in Learner(model, config, 1).optimisers().items()}
         assert decays == {"generator": 0, "energy": 0.3}
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_automatic_precision_is_the_one_that_the_device_multiplies_in(monkeypatch, make_batch, native):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+
+    def after_a_step(precision: str) -> tuple[str, Tensor]:
+        model, config = model_and_config(lr=0.1)
+        learner = Learner(model.float(), dataclasses.replace(config, precision=precision), 1)
+        learner.step(make_batch(SENTENCES), 0)
+        return learner.precision, flat(model.parameters())
+
+    known = "bf16" if native else "fp32"
+    chosen, weights = after_a_step("auto")
+    assert chosen == known
+    assert torch.equal(weights, after_a_step(known)[1])
+    assert not torch.equal(weights, after_a_step("fp32" if native else "bf16")[1])

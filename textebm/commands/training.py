@@ -164,7 +164,7 @@ class _TrainingView:
             speed, self.tokens, self.since = self.tokens / (now - self.since), 0, now
             self.bar.set_postfix_str(f"nll {-line['log_prob']:.1f}, {speed:,.0f} tokens/s")
         elif line["kind"] in ("start", "resume"):
-            say(_describe_data(line["data"], line["device"]))
+            say(_describe_data(line["data"], f"{line['device']}, products in {line['precision']}"))
             if line["annealing_steps"] >= line["last_step"]:
                 say(
                     f"note: this run ends at step {line['last_step']}, before the chain has its full noise (at "

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from textebm.config import Config, InferenceConfig, OptimiserConfig
 from textebm.errors import CheckpointError
+from textebm.hardware import precision_on
 from textebm.model.averaging import WeightAverage
 from textebm.model.bound import kl_divergence, kl_weight
 from textebm.model.candidates import Candidates
@@ -101,6 +102,7 @@ class Learner:
         self.model = model
         self.config = config
         self.steps_per_epoch = steps_per_epoch
+        self.precision = precision_on(config.precision, model.device)
         settings = config.optimiser
         self.generator_optimiser = self._adam(model.generator)
         self.energy_optimisers = [
@@ -233,7 +235,7 @@ class Learner:
             raise ValueError("inference is persistent: a learning step needs the chains of its sentences")
         masks = stream(config.seed, "dropout", *key, device=device)
         candidates = self._candidates(*key) if method.has_chain else None
-        conditioned = self.model.condition(x, masks, config.precision, config.computation, candidates)
+        conditioned = self.model.condition(x, masks, self.precision, config.computation, candidates)
 
         fresh = config.inference.dropout_mask == "step"
 
@@ -249,7 +251,7 @@ class Learner:
                 stream(config.seed, "posterior", *key, device=device),
                 start,
                 masks,
-                config.precision,
+                self.precision,
             )
         )
         if start is not None and chains is not None:
