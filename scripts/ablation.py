@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in chosen.only:
             output = place / f"{name}-seed{seed}.json"
             if not output.exists():
-                result = cell(name, seed, chosen)
+                result = cell(name, seed, chosen, fixed=is_measured(OPTIONS[name].method, seed, place))
                 place.mkdir(parents=True, exist_ok=True)
                 checkpoint.write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
             print(output, file=sys.stderr)
@@ -86,13 +86,20 @@ def textebm(*arguments: str) -> str:
     return done.stdout
 
 
-def cell(name: str, seed: int, chosen: argparse.Namespace) -> dict[str, Any]:
-    """Train a cell's model, or go on with it, and measure it."""
+def is_measured(method: str, seed: int, place: Path) -> bool:
+    """Whether a cell of this model has its file: then others of it are measured on the model as it is."""
+    cells = [name for name, option in OPTIONS.items() if option.method == method]
+    return any((place / f"{name}-seed{seed}.json").exists() for name in cells)
+
+
+def cell(name: str, seed: int, chosen: argparse.Namespace, fixed: bool) -> dict[str, Any]:
+    """Train a cell's model, or go on with it unless it is fixed, and measure it."""
     option = OPTIONS[name]
     run_dir = chosen.runs / Path(chosen.config).stem / f"{option.method}-seed{seed}"
     data = ["--data-dir", chosen.data_dir] if chosen.data_dir else []
     settings = ["--config", chosen.config, "--method", option.method, "--seed", str(seed), *chosen.train]
-    textebm("train", *settings, *data, "--device", chosen.device, "--run-dir", str(run_dir), "--resume", "auto")
+    if not fixed:
+        textebm("train", *settings, *data, "--device", chosen.device, "--run-dir", str(run_dir), "--resume", "auto")
     return {"name": name, "command": f"textebm train {' '.join(settings)}", **measure(run_dir, option, chosen)}
 
 
