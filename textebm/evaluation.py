@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SelectBy = Literal["reconstruction_nll", "prior_nll", "negative_elbo"]
 
+Density = Literal["fitted-gaussian", "encoder"]
+
 ACTIVE_VARIANCE = 0.01
 """A dimension of z is active when the variance over sentences of its posterior mean exceeds this."""
 
@@ -308,7 +310,7 @@ class LatentUse:
     """Dimensions of z whose posterior mean varies over sentences (see `active_units`)."""
     reconstruction_bleu: float | None
     """Corpus BLEU (sacrebleu, text as it is) of greedy reconstructions, 100 for copies; None without sacrebleu."""
-    density: Literal["fitted-gaussian", "encoder"]
+    density: Density
     """What q(z|x) is in the two figures below: Gaussians fitted to the chains, or the encoder's own."""
     mutual_information: float
     """I_q(x; z) in nats, log of the number of sentences at most (see `information`)."""
@@ -343,12 +345,14 @@ def latent_use(
     samples = posterior_chains(model, text, seed, sentences, chains)
     known = 0.0 if model.config.prior.kind == "gaussian" else log_normaliser
     several = len(samples) > 1
+    density: Density
     active = int((information.variance_of_means(samples) > ACTIVE_VARIANCE).sum()) if several else 0
     if model.encoder is not None and not model.method.has_chain:
         q = encoded(model, text, sentences)
+        told = information.mutual_information(samples, *q).item()
         density, entropies = "encoder", information.entropy(q.log_variance)
     else:
-        q = information.fitted_gaussian(samples) if several else None
+        told = information.mutual_information(samples, *information.fitted_gaussian(samples)).item() if several else 0.0
         density, entropies = "fitted-gaussian", information.entropy_of_chains(samples)
     return LatentUse(
         latent_sentences=len(samples),
@@ -356,7 +360,7 @@ def latent_use(
         active_units=active,
         reconstruction_bleu=_reconstruction_bleu(model, text, tokenizer, seed, samples[:, 0]),
         density=density,
-        mutual_information=0.0 if q is None else information.mutual_information(samples, *q).item(),
+        mutual_information=told,
         kl=None if known is None else _kl(model, samples, entropies, known),
     )
 

@@ -404,8 +404,8 @@ class _Run:
         drawn = generation.generate(model, self.splits.tokenizer, settings.samples, self.config.seed)
         samples = [sample.text for sample in drawn]
         score = measured.score(settings.select_by)
-        first = self.progress.best_score is None or self.phases.is_provisional(self.progress.best_step)
-        best = first or score < self.progress.best_score
+        before = self.progress.best_score
+        best = before is None or score < before or self.phases.is_provisional(self.progress.best_step)
         if best:
             self.progress = dataclasses.replace(self.progress, best_score=score, best_step=self.progress.step)
         self.validated_at = self.progress.step

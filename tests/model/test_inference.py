@@ -28,7 +28,8 @@ from textebm.model.recurrent import TextBatch
 
 STILL = 1e-300  # a learning rate that changes no weight: Adam's step is far below the last digit
 SENTENCES = [[5, 5, 4], [5], []]
-KINDS = sorted(METHODS)
+KINDS = sorted(set(METHODS) - {"none"})  # a plain language model has no z: tests/model/test_latent_ebm.py
+PRIORS_OF_Z = sorted(set(PRIORS) - {"none"})
 ENCODERS = [kind for kind in KINDS if METHODS[kind].has_encoder]
 
 
@@ -72,7 +73,7 @@ def log_likelihood(model: LatentEBM, x: TextBatch, z: Tensor) -> Tensor:
         return model.condition(every).log_prob(z.repeat(len(x.lengths), 1)).view(len(x.lengths), len(z))
 
 
-@pytest.mark.parametrize("prior", sorted(PRIORS))
+@pytest.mark.parametrize("prior", PRIORS_OF_Z)
 @pytest.mark.parametrize("kind", KINDS)
 class TestContract:
     """What every way to infer z promises, under every prior."""
@@ -110,12 +111,15 @@ class TestContract:
         learner = Learner(model, config, 1)
         report = learner.step(make_batch([[4, 5, 3], [5], []]), 0, chains_for(model, 3))
         unmoved = {name for name, weight in model.named_parameters() if torch.equal(weight, before[name])}
+        if prior == "ratio":  # learned one after the other, each from its last layer on
+            unmoved = {name for name in unmoved if not name.startswith("prior.ratios") or ".0.mlp.4.w" in name}
         assert unmoved <= {"prior.mlp.4.bias"}  # a constant in f changes no distribution
         assert all(value.shape == () and not value.requires_grad for value in report.__dict__.values())
         assert all(math.isfinite(value) for value in report.__dict__.values())
         assert isinstance(report, EncoderReport) == model.method.has_encoder
-        parts = {"generator": True, "energy": prior == "ebm", "encoder": model.method.has_encoder}
-        assert set(learner.optimisers()) == {name for name, there in parts.items() if there}
+        parts = {"generator": True, "energy": prior != "gaussian", "encoder": model.method.has_encoder}
+        owners = {name.partition("-")[0] for name in learner.optimisers()}  # energy-2: of a second ratio
+        assert owners == {name for name, there in parts.items() if there}
 
     def test_a_step_leaves_the_global_generator_alone(self, kind, prior, make_batch):
         model, config = make(kind, prior)
@@ -159,11 +163,11 @@ def test_without_an_encoder_there_is_nothing_to_ask(make_batch):
 
 
 class TestEncoderLearns:
-    @pytest.mark.parametrize("prior", sorted(PRIORS))
+    @pytest.mark.parametrize("prior", PRIORS_OF_Z)
     @pytest.mark.parametrize("kind", ENCODERS)
     def test_what_it_descends(self, make_batch, kind, prior):
         """The gradients that a step leaves, against autograd of the formula at the same samples."""
-        settings = BoundConfig(kl_weight=0.6, free_bits=0.1 if kind == "amortised" else 0.0)
+        settings = BoundConfig(kl_weight=0.6, free_bits=0.1) if kind == "amortised" else BoundConfig()
         model, config = make(kind, prior, bounded=settings)
         x, number = make_batch(SENTENCES), 3
         report = Learner(model, config, 1).step(x, number)
@@ -242,7 +246,7 @@ class TestEncoderLearns:
         learner.reset_generator(1)
         moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
         assert moved == {name for name in before if name.startswith("generator.")}
-        assert max(float(p.abs().max()) for p in model.generator.parameters()) <= 1.0  # its range
+        assert max(float(p.detach().abs().max()) for p in model.generator.parameters()) <= 1.0  # its range
         state = {name: len(o.state_dict()["state"]) for name, o in learner.optimisers().items()}
         assert state["generator"] == state["encoder"] == 0
         assert state["energy"] > 0

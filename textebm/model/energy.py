@@ -85,7 +85,7 @@ class FrozenTilt:
         self.kind, self.precision = kind, precision
         self.rows: Tensor | None = None
 
-    @torch.no_grad
+    @torch.no_grad()
     def __call__(
         self, z: Float[Tensor, "batch latent"]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
