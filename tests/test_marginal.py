@@ -228,6 +228,23 @@ class TestCommand:
         assert found["score"] == pytest.approx(found["details"]["importance"]["nll_before_log_z"])
         assert "log Z: 0, exactly" in command("likelihood", "--model", "run", *FAST, "--format", "text").out
 
+    def test_an_encoder_proposes_where_there_is_one(self, tiny_config: Path, command, trained_run: Path) -> None:
+        """And chains where they are asked for: both are bounds of the same, and near each other here."""
+        given = ("--config", tiny_config, "--method", "vae", "--run-dir", "run", "--max-steps", 12)
+        assert command("train", *given).code == 0
+        many = (*FAST, "--samples", 400, "--n", 20)
+        found = {
+            kind: json.loads(command("likelihood", "--model", "run", *many, "--proposal", kind).out)
+            for kind in ("auto", "encoder", "chains")
+        }
+        assert found["auto"] == found["encoder"]
+        assert Signature.parse(found["auto"]["signature"])["proposal"].startswith("encoder-")
+        assert Signature.parse(found["chains"]["signature"])["proposal"].startswith("gaussian-")
+        assert found["auto"]["score"] == pytest.approx(found["chains"]["score"], abs=0.2)
+        done = command("likelihood", "--model", trained_run, "--proposal", "encoder")
+        assert done.code == 2
+        assert "has no encoder" in done.err
+
     def test_a_plain_language_model_is_exact(self, tiny_config: Path, command, tmp_path: Path) -> None:
         given = ("--config", tiny_config, "--method", "lstm-lm", "--run-dir", "run", "--max-steps", 3)
         assert command("train", *given).code == 0

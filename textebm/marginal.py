@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from textebm import evaluation
 from textebm._version import __version__
 from textebm.data.batches import sequential_batches
 from textebm.data.text import EncodedText
+from textebm.errors import UsageError
 from textebm.lm_eval import bootstrap
 from textebm.lm_eval.perplexity import SentenceScores
 from textebm.lm_eval.signature import Signature
@@ -25,9 +26,11 @@ from textebm.model import ais, likelihood
 from textebm.model.ais import LogNormaliser
 from textebm.model.generators import ConditionedLikelihood
 from textebm.model.latent_ebm import LatentEBM
-from textebm.model.proposals import Fit, FittedToChains, Proposer
+from textebm.model.proposals import Fit, FittedToChains, FromEncoder, Proposer
 from textebm.model.random import stream
 from textebm.model.recurrent import TextBatch
+
+ProposalKind = Literal["auto", "chains", "encoder"]
 
 TOKENS_AT_ONCE = 16_384
 """Tokens whose likelihood is computed together: it bounds the memory and changes no figure."""
@@ -117,11 +120,11 @@ def estimate(
         seed: of everything random; each sentence has streams of its own, so its figure depends on no other sentence.
         settings: how much is spent on it.
         sentences: score only this many, spread evenly over the text (0: all).
-        proposer: where samples of z come from (default: a Gaussian fitted to posterior chains as `settings.fit` says).
+        proposer: where samples of z come from (default: see `make_proposer`).
         tick: called with a number of sentences whenever so many more are scored (progress).
     """
     settings = settings or Settings()
-    proposer = proposer or FittedToChains(model.prior, settings.fit)
+    proposer = proposer or make_proposer(model, settings.fit)
     rows = evaluation.spread(len(text), sentences)
     latent = model.config.prior.dimensions > 0
     log_means, log_likelihoods, effective = (np.zeros(len(rows)) for _ in range(3))
@@ -152,6 +155,24 @@ def estimate(
         proposal=proposer.name if latent else None,
         acceptance=float(np.mean(known)) if known else None,
     )
+
+
+def make_proposer(model: LatentEBM, fit: Fit, kind: ProposalKind = "auto") -> Proposer:
+    """Where samples of z come from.
+
+    Args:
+        model: the model.
+        fit: how a Gaussian is fitted to posterior chains, widened and mixed.
+        kind: those chains, or the model's encoder; auto: the encoder where there is one.
+
+    Raises:
+        UsageError: an encoder is asked for, and the model has none.
+    """
+    if kind == "encoder" and model.encoder is None:
+        raise UsageError("this model has no encoder to propose z: --proposal chains fits a Gaussian to chains")
+    if kind == "chains" or model.encoder is None:
+        return FittedToChains(model.prior, fit)
+    return FromEncoder(model.prior, model.encode, fit)
 
 
 def _weigh(

@@ -287,8 +287,10 @@ class Likelihood(ModelOptions):
     """Score only so many sentences, spread evenly over the split (default: all)."""
     samples: int = 500
     """Samples of z a sentence: the more, the nearer the bound."""
+    proposal: Literal["auto", "chains", "encoder"] = "auto"
+    """Where they come from: a Gaussian fitted to posterior chains, or the encoder (auto: it, where there is one)."""
     chains: int = 8
-    """Posterior chains a sentence, to which the proposal of those samples, a Gaussian, is fitted."""
+    """Posterior chains a sentence that a Gaussian is fitted to."""
     chain_steps: int = 60
     """Steps of each chain: the first half adapts the step size, the second half is fitted."""
     covariance: Literal["diagonal", "full"] = "diagonal"

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from textebm.config import GeneratorConfig, InferenceConfig, PriorConfig
 from textebm.model import ais, likelihood, proposals
+from textebm.model.encoder import DiagonalGaussian
 from textebm.model.energy import GaussianPrior
 from textebm.model.generators import ConditionedLikelihood
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
-from textebm.model.proposals import Defensive, Fit, FittedToChains, Gaussians
+from textebm.model.proposals import Defensive, Fit, FittedToChains, FromEncoder, Gaussians
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 SIGMA, NOISE = 1.3, 0.8
@@ -123,6 +124,22 @@ class TestLinearGaussian:
             torch.testing.assert_close(proposal.mean, exact.mean, rtol=0, atol=0.25)
             ours, theirs = (q.scale @ q.scale.mT for q in (proposal, exact))
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0.3)
+
+    def test_an_encoder(self, prior: GaussianPrior) -> None:
+        """Its own mean and variances, widened and mixed: what such a proposal would be by hand."""
+        exact = posterior()
+        variances = (exact.scale @ exact.scale.mT).diagonal(dim1=1, dim2=2)
+        fit = Fit(widening=1.3, defensive=0.1)
+        proposer = FromEncoder(prior, lambda x: DiagonalGaussian(exact.mean, variances.log()), fit)
+        proposal, acceptance = proposer(X, LinearGaussian, sources(1))
+        by_hand = Defensive(Gaussians(exact.mean, torch.diag_embed(1.3 * variances.sqrt())), prior, 0.1)
+        z = proposal.sample(50, sources(2))
+        torch.testing.assert_close(z, by_hand.sample(50, sources(2)), **EXACT)
+        torch.testing.assert_close(proposal.log_prob(z), by_hand.log_prob(z), **EXACT)
+        assert (proposer.name, acceptance) == ("encoder-x1.3+reference0.1", None)
+        weights = weigh(prior, proposal, 20_000)
+        error = (1 / weights.effective_samples()).sqrt()
+        assert ((weights.log_mean() - known()).abs() < 4 * error).all()
 
     @pytest.mark.parametrize("at_once", [1, 7, 100])
     def test_how_many_are_computed_at_once_changes_nothing(self, prior: GaussianPrior, at_once: int) -> None:

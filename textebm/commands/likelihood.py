@@ -29,7 +29,8 @@ def likelihood(arguments: Sequence[str]) -> int:
     settings = _settings(chosen)
     sentences = min(chosen.n or len(text), len(text))
     with progress_bar(sentences, "sentence") as bar:
-        found = marginal.estimate(model, text, chosen.seed, settings, sentences, tick=bar.update)
+        proposer = marginal.make_proposer(model, settings.fit, chosen.proposal)
+        found = marginal.estimate(model, text, chosen.seed, settings, sentences, proposer, bar.update)
     facts = {
         "data": corpus.name,
         "scored": chosen.split,

@@ -1,7 +1,7 @@
 """Where importance weighting looks for z: proposals q(z) of each sentence, known with their densities.
 
-Short-run inference gives samples and no density. So a Gaussian is fitted to chains on the posterior of each sentence;
-an encoder would give one at once. Whatever it is, it must not have seen the samples that it is then asked for, or the
+An encoder gives one at once. Short-run inference gives samples and no density: then a Gaussian is fitted to chains on
+the posterior of each sentence. Whatever it is, it must not have seen the samples that it is then asked for, or the
 importance estimate would not be unbiased.
 """
 
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from textebm.model import metropolis
+from textebm.model.encoder import DiagonalGaussian
 from textebm.model.energy import GaussianPrior
 from textebm.model.generators import ConditionedLikelihood
 from textebm.model.inference import posterior_potential
@@ -140,8 +141,33 @@ class Fit:
     @property
     def name(self) -> str:
         """What it is, for signatures."""
-        mixed = f"+reference{self.defensive:g}" if self.defensive else ""
-        return f"gaussian-{self.covariance}-fitted-to-{self.chains}x{self.steps}-mala-x{self.widening:g}{mixed}"
+        return f"gaussian-{self.covariance}-fitted-to-{self.chains}x{self.steps}-mala{self.spread}"
+
+    @property
+    def spread(self) -> str:
+        """How it is widened and mixed."""
+        return f"-x{self.widening:g}" + (f"+reference{self.defensive:g}" if self.defensive else "")
+
+
+class FromEncoder:
+    """Proposes what an encoder says, widened and mixed as a fit would be."""
+
+    def __init__(self, prior: GaussianPrior, encode: Callable[[Any], DiagonalGaussian], fit: Fit) -> None:
+        """From an encoder.
+
+        Args:
+            prior: whose reference Gaussian is mixed in.
+            encode: gives q(z|x) of a batch.
+            fit: its `widening` and `defensive`; the rest says nothing.
+        """
+        self.prior, self.encode, self.fit = prior, encode, fit
+        self.name = f"encoder{fit.spread}"
+
+    def __call__(self, x: Any, conditioned: Conditioned, sources: Sources) -> Proposed:  # noqa: ANN401
+        """The proposal for a batch."""
+        q = self.encode(x)
+        scale = torch.diag_embed(self.fit.widening * (0.5 * q.log_variance.double()).exp())
+        return Proposed(mixed(Gaussians(q.mean, scale), self.prior, self.fit.defensive), None)
 
 
 class FittedToChains:
@@ -155,9 +181,12 @@ class FittedToChains:
     def __call__(self, x: object, conditioned: Conditioned, sources: Sources) -> Proposed:
         """The proposal for a batch."""
         samples, acceptance = posterior_samples(self.prior, conditioned(self.fit.chains), sources, self.fit)
-        gaussians = fitted(samples, self.fit)
-        share = self.fit.defensive
-        return Proposed(Defensive(gaussians, self.prior, share) if share else gaussians, acceptance)
+        return Proposed(mixed(fitted(samples, self.fit), self.prior, self.fit.defensive), acceptance)
+
+
+def mixed(proposal: Proposal, prior: GaussianPrior, share: float) -> Proposal:
+    """A proposal with that share of the reference Gaussian mixed in, or as it is where there is none."""
+    return Defensive(proposal, prior, share) if share else proposal
 
 
 def posterior_samples(
