@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
+from textebm.errors import UsageError
 from textebm.model import likelihood
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner, learning_rate_factor
@@ -304,3 +305,13 @@ def test_automatic_precision_is_the_one_that_the_device_multiplies_in(monkeypatc
     assert chosen == known
     assert torch.equal(weights, after_a_step(known)[1])
     assert not torch.equal(weights, after_a_step("fp32" if native else "bf16")[1])
+
+
+def test_the_plain_way_in_16_bits_is_refused_where_torch_has_none(monkeypatch):
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False, raising=False)
+    model, config = model_and_config()
+    config = dataclasses.replace(config, computation="plain", precision="bf16")
+    with pytest.raises(UsageError, match="take --precision fp32"):
+        Learner(model, config, 1)
+    Learner(model, dataclasses.replace(config, precision="fp32"), 1)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from textebm.config import Config, InferenceConfig, OptimiserConfig
-from textebm.errors import CheckpointError
-from textebm.hardware import precision_on
+from textebm.errors import CheckpointError, UsageError
+from textebm.hardware import native_precision, precision_on
 from textebm.model.averaging import WeightAverage
 from textebm.model.bound import kl_divergence, kl_weight
 from textebm.model.candidates import Candidates
@@ -98,11 +98,19 @@ class Learner:
             model: what is trained, already on its device.
             config: the run's configuration.
             steps_per_epoch: learning steps an epoch, for the learning-rate schedule.
+
+        Raises:
+            UsageError: the device cannot compute in the plain way in 16 bits.
         """
         self.model = model
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         self.precision = precision_on(config.precision, model.device)
+        if config.computation == "plain" and self.precision == "bf16" and native_precision(model.device) != "bf16":
+            raise UsageError(
+                f"--computation plain --precision bf16: torch's LSTM and GRU have no bf16 on this {model.device.type}; "
+                "take --precision fp32, or --computation fast"
+            )
         settings = config.optimiser
         self.generator_optimiser = self._adam(model.generator)
         self.energy_optimisers = [
