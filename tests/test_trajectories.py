@@ -125,7 +125,6 @@ def test_fast_and_plain_go_the_same_way_with_options(command, tiny_config, tmp_p
     short_run(command, tiny_config, tmp_path / "fast", *words)
     short_run(command, tiny_config, tmp_path / "plain", *words, "--computation", "plain")
     found = residuals(*(trajectory(tmp_path / name) for name in ("fast", "plain")))
-    assert any(found)
     assert max(map(abs, found)) < 2e-3
 
 

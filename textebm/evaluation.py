@@ -255,7 +255,7 @@ def active_units(
 
     The mean over a sentence's chains still carries 1/chains of the posterior's own variance, which alone would exceed
     the threshold; that share is estimated from the spread within sentences and taken off (one-way analysis of
-    variance).
+    variance). Where z is a sample of an encoder's, its mean is known, and no chain is run.
 
     Args:
         model: the model.
@@ -269,11 +269,18 @@ def active_units(
     Returns:
         The number of active units, and the corrected variance of each dimension.
     """
-    samples = posterior_chains(model, text, seed, sentences, chains, batch_size)
-    if len(samples) < 2:
-        return 0, [0.0] * samples.shape[2]
-    variance = information.variance_of_means(samples)
+    if has_density(model):
+        means = encoded(model, text, sentences, batch_size).mean
+        variance = means.var(0) if len(means) > 1 else torch.zeros(means.shape[1])
+    else:
+        samples = posterior_chains(model, text, seed, sentences, chains, batch_size)
+        variance = information.variance_of_means(samples) if len(samples) > 1 else torch.zeros(samples.shape[2])
     return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
+
+
+def has_density(model: LatentEBM) -> bool:
+    """Whether z is a sample of a q(z|x) that is known: an encoder's, with no chain after it."""
+    return model.encoder is not None and not model.method.has_chain
 
 
 def posterior_chains(
@@ -346,18 +353,19 @@ def latent_use(
     known = 0.0 if model.config.prior.kind == "gaussian" else log_normaliser
     several = len(samples) > 1
     density: Density
-    active = int((information.variance_of_means(samples) > ACTIVE_VARIANCE).sum()) if several else 0
-    if model.encoder is not None and not model.method.has_chain:
+    if has_density(model):
         q = encoded(model, text, sentences)
+        variance = q.mean.var(0) if several else q.mean[0] * 0
         told = information.mutual_information(samples, *q).item()
         density, entropies = "encoder", information.entropy(q.log_variance)
     else:
+        variance = information.variance_of_means(samples) if several else samples[0, 0] * 0
         told = information.mutual_information(samples, *information.fitted_gaussian(samples)).item() if several else 0.0
         density, entropies = "fitted-gaussian", information.entropy_of_chains(samples)
     return LatentUse(
         latent_sentences=len(samples),
         latent_chains=chains,
-        active_units=active,
+        active_units=int((variance > ACTIVE_VARIANCE).sum()),
         reconstruction_bleu=_reconstruction_bleu(model, text, tokenizer, seed, samples[:, 0]),
         density=density,
         mutual_information=told,
