@@ -132,7 +132,7 @@ class TestRun:
             assert measured.negative_elbo == pytest.approx(measured.reconstruction_nll + measured.kl)
 
 
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_fast_and_plain_go_the_same_way(kind: str, tiny_config: Path, command, tmp_path: Path) -> None:
     figures = {}
     for computation in ("fast", "plain"):
