@@ -101,7 +101,10 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 def _use_of_latents(chosen: options.Evaluate, real: "_RealText") -> dict[str, Any]:
-    """Whether the model uses z, on test sentences: likelihoods under posterior and prior samples, and `LatentUse`."""
+    """Whether the model uses z, on test sentences: likelihoods under posterior and prior samples, and `LatentUse`.
+
+    Nothing of a plain language model, which has no z.
+    """
     from textebm import evaluation, generation
     from textebm.data.text import encode
 
@@ -109,6 +112,8 @@ def _use_of_latents(chosen: options.Evaluate, real: "_RealText") -> dict[str, An
     model, tokenizer = generation.load(real.folder, choose_device(chosen.device))
     text = encode(real.test, tokenizer, max_length=None, overlong="cut")
     n, seed = chosen.latent_sentences, chosen.seed
+    if not model.config.prior.dimensions:
+        return {}
     scored = evaluation.validate(model, text, seed, n, prior_steps=chosen.prior_steps)
     use = evaluation.latent_use(model, text, tokenizer, seed, n, log_normaliser=chosen.log_normaliser)
     likelihoods = {name: getattr(scored, name) for name in ("reconstruction_nll", "prior_nll", "nll_gap")}
