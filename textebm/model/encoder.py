@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from textebm.config import EncoderConfig, GeneratorConfig
-from textebm.model import recurrence, softmax
+from textebm.model import information, recurrence, softmax
 from textebm.model.recurrent import TextBatch
 
 
@@ -31,8 +31,7 @@ class DiagonalGaussian(NamedTuple):
 
     def log_prob(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
         """log q(z) of one point each, in nats."""
-        squares = (z - self.mean).square() * (-self.log_variance).exp()
-        return -0.5 * (squares + self.log_variance + math.log(2 * math.pi)).sum(1)
+        return information.log_density(z, self.mean, self.log_variance)
 
     def kl_from_reference(self, sigma: float) -> Float[Tensor, "batch latent"]:
         """KL(q ‖ N(0, σ²)) of each dimension in nats, in closed form."""

@@ -40,21 +40,6 @@ def entropy(log_variance: Float[Tensor, "sentences latent"]) -> Float[Tensor, " 
     return 0.5 * (log_variance + math.log(2 * math.pi * math.e)).sum(1)
 
 
-def kl_to_gaussian(
-    mean: Float[Tensor, "sentences latent"], log_variance: Float[Tensor, "sentences latent"], sigma: float = 1.0
-) -> Float[Tensor, " sentences"]:
-    """KL(q(z|x) ‖ N(0, σ²I)) of each sentence, in closed form, differentiable.
-
-    Args:
-        mean: of q.
-        log_variance: of q.
-        sigma: σ.
-    """
-    variance = sigma**2
-    shares = (mean.square() + log_variance.exp()) / variance - 1 - log_variance + math.log(variance)
-    return 0.5 * shares.sum(1)
-
-
 def kl_to_prior(
     samples: Float[Tensor, "sentences draws latent"],
     entropies: Float[Tensor, " sentences"],
