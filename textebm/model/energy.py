@@ -47,23 +47,31 @@ BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Activation:
-    """An activation and its gradient, without autograd: in C where that is to be had, else by torch."""
+    """The activations of a multilayer perceptron and their gradients, without autograd, for so many rows.
 
-    def __init__(self, kind: str, like: Tensor, numbers: int) -> None:
-        """How `numbers` numbers of the dtype and device of `like` go through it."""
-        self.native = native.gelu(like, numbers) if kind == "gelu" else None
+    In C where that is to be had, else by torch. What every step needs is allocated once: fresh memory costs more than
+    what is done in it.
+    """
+
+    def __init__(self, kind: str, like: Tensor, widths: list[int]) -> None:
+        """For as many rows as `like` has, of its dtype and on its device, through layers of these widths."""
+        self.native = native.gelu(like, len(like) * max(widths)) if kind == "gelu" else None
         self.value, self.gradient = FORWARD[kind], BACKWARD[kind]
+        self.arguments, self.products = ([like.new_empty(len(like), width) for width in widths] for _ in range(2))
 
-    def forward(self, argument: Tensor) -> tuple[Tensor, Tensor]:
-        """The value, and what `below` wants of it, which may take the place of the argument."""
-        return (self.value(argument), argument) if self.native is None else self.native.forward(argument)
+    def forward(self, layer: int) -> Tensor:
+        """The values of a layer; where C is used, the derivatives take the place of the arguments."""
+        argument = self.arguments[layer]
+        return self.value(argument) if self.native is None else self.native.forward(argument, self.products[layer])
 
-    def below(self, above: Tensor, kept: Tensor) -> Tensor:
-        """The gradient below, given that above, which is overwritten, and what `forward` kept."""
+    def below(self, above: Tensor, layer: int) -> Tensor:
+        """The gradient in a layer's arguments, given that in its values, which is overwritten, after `forward`."""
+        kept = self.arguments[layer]
         return self.gradient(above, kept) if self.native is None else above.mul_(kept)
 
-    def below_top(self, above: Tensor, argument: Tensor) -> Tensor:
-        """The gradient below an activation whose value nobody needs. The argument may be overwritten."""
+    def below_top(self, above: Tensor) -> Tensor:
+        """The gradient in the last layer's arguments, which may be overwritten, given that in its values."""
+        argument = self.arguments[-1]
         return self.gradient(above, argument) if self.native is None else self.native.backward(above, argument)
 
 
@@ -84,6 +92,7 @@ class FrozenTilt:
         *self.hidden, (self.last, self.offset) = layers
         self.kind, self.precision = kind, precision
         self.rows: Tensor | None = None
+        self.activations: dict[tuple[int, torch.dtype, torch.device], Activation] = {}
 
     @torch.no_grad()
     def __call__(
@@ -96,10 +105,9 @@ class FrozenTilt:
             tilt, slope = self._top(z)
             return energy.sub_(tilt), gradient.sub_(slope)
         activation = self._activation(z)
-        argument, kept = self._up(z, activation)
-        tilt, above = self._top(activation.value(argument))
-        slope = self._down(above, argument, kept, activation)
-        return energy.sub_(tilt), gradient.addmm_(slope, self.hidden[0][0], alpha=-1)
+        self._up(z, activation)
+        tilt, above = self._top(activation.value(activation.arguments[-1]))
+        return energy.sub_(tilt), gradient.addmm_(self._down(above, activation), self.hidden[0][0], alpha=-1)
 
     def step(
         self, z: Float[Tensor, "batch latent"], step_size: float, noise: Float[Tensor, "batch latent"]
@@ -110,12 +118,15 @@ class FrozenTilt:
         if not self.hidden:
             return moved.add_(self._top(z)[1], alpha=half)
         activation = self._activation(z)
-        argument, kept = self._up(z, activation)
-        slope = self._down(self._above(argument, activation), argument, kept, activation)
+        self._up(z, activation)
+        slope = self._down(self._above(activation), activation)
         return moved.addmm_(slope, self.hidden[0][0], alpha=half)
 
     def _activation(self, z: Tensor) -> Activation:
-        return Activation(self.kind, z, len(z) * self.last.shape[1])
+        key = (len(z), z.dtype, z.device)
+        if key not in self.activations:
+            self.activations[key] = Activation(self.kind, z, [len(bias) for _, bias in self.hidden])
+        return self.activations[key]
 
     def _top(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """f, and ∂f in the values of the last activation."""
@@ -125,29 +136,29 @@ class FrozenTilt:
         outputs = torch.addmm(self.offset, value, self.last.T)
         return outputs.logsumexp(1), outputs.softmax(1) @ self.last
 
-    def _above(self, argument: Tensor, activation: Activation) -> Tensor:
+    def _above(self, activation: Activation) -> Tensor:
         """∂f in the values of the last activation; with one output it is the same at every step."""
+        argument = activation.arguments[-1]
         if len(self.last) > 1:
             return self._top(activation.value(argument))[1]
         if self.rows is None or len(self.rows) != len(argument):
             self.rows = self.last.expand(len(argument), -1).contiguous()
         return self.rows
 
-    def _up(self, z: Tensor, activation: Activation) -> tuple[Tensor, list[Tensor]]:
-        """The argument of the last activation, and what the others kept."""
-        (weight, bias), *others = self.hidden
-        argument, kept = torch.addmm(bias, z, weight.T), []
-        for weight, bias in others:
-            value, passed = activation.forward(argument)
-            kept.append(passed)
-            argument = torch.addmm(bias, value, weight.T)
-        return argument, kept
+    def _up(self, z: Tensor, activation: Activation) -> None:
+        """Fill in the arguments of all activations."""
+        value = z
+        for layer, (weight, bias) in enumerate(self.hidden):
+            if layer > 0:
+                value = activation.forward(layer - 1)
+            torch.addmm(bias, value, weight.T, out=activation.arguments[layer])
 
-    def _down(self, above: Tensor, argument: Tensor, kept: list[Tensor], activation: Activation) -> Tensor:
+    def _down(self, above: Tensor, activation: Activation) -> Tensor:
         """∂f in what the first linear layer gives."""
-        slope = activation.below_top(above, argument)
-        for (weight, _), passed in zip(reversed(self.hidden[1:]), reversed(kept), strict=True):
-            slope = activation.below(slope @ weight, passed)
+        slope = activation.below_top(above)
+        for layer in range(len(self.hidden) - 2, -1, -1):
+            product = torch.mm(slope, self.hidden[layer + 1][0], out=activation.products[layer])
+            slope = activation.below(product, layer)
         return slope
 
 

@@ -43,7 +43,7 @@ class Stepper(Protocol):
     def step(
         self, z: Float[Tensor, "batch latent"], step_size: float, noise: Float[Tensor, "batch latent"], /
     ) -> Float[Tensor, "batch latent"]:
-        """z − ½s²∇U(z) + noise, where `noise` is sTε already; it may be overwritten."""
+        """z − ½s²∇U(z) + noise, in the place of `noise`, which is sTε already."""
         ...
 
 
@@ -182,10 +182,10 @@ def run(
 
 
 def _run_unseen(z: Tensor, potential: Stepper, plan: Schedule, generator: torch.Generator) -> Tensor:
-    """`run` where nobody asks what a step saw."""
-    z = z.detach()
-    for size, temperature in zip(plan.step_sizes, plan.temperatures, strict=True):
-        noise = torch.empty_like(z)
-        noise = noise.normal_(0, size * temperature, generator=generator) if temperature > 0 else noise.zero_()
-        z = potential.step(z, size, noise)
-    return z
+    """`run` where nobody asks what a step saw; two places in memory take turns."""
+    here, spare = z.detach(), torch.empty_like(z)
+    for number, (size, temperature) in enumerate(zip(plan.step_sizes, plan.temperatures, strict=True)):
+        noise = spare.normal_(0, size * temperature, generator=generator) if temperature > 0 else spare.zero_()
+        moved = potential.step(here, size, noise)
+        here, spare = moved, torch.empty_like(z) if number == 0 else here  # the start stays as it is
+    return here

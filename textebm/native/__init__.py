@@ -45,11 +45,10 @@ class Gelu:
             kernel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_longlong]
             kernel.restype = None
 
-    def forward(self, argument: Tensor) -> tuple[Tensor, Tensor]:
-        """gelu(argument) and gelu'(argument), which overwrites the argument."""
-        value = torch.empty_like(argument)
+    def forward(self, argument: Tensor, value: Tensor) -> Tensor:
+        """gelu(argument), written into `value`; gelu'(argument) overwrites the argument. Both have one shape."""
         self._forward(argument.data_ptr(), value.data_ptr(), argument.numel())
-        return value, argument
+        return value
 
     def backward(self, above: Tensor, argument: Tensor) -> Tensor:
         """above · gelu'(argument), which overwrites the argument; both have one shape."""
