@@ -1,5 +1,7 @@
 """Recorded chains: with a stand-in for the recording, on the CPU; tests/gpu has real ones."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -123,3 +125,23 @@ def test_options_of_the_energy_follow_weights_that_change(monkeypatch, options, 
 
 def test_on_a_cpu_nothing_is_recorded(generator):
     assert not graphs.possible(torch.zeros(3, 2))
+
+
+class Forgetful:
+    """A recording that holds nothing of what it recorded, as a CUDA graph does."""
+
+    def __init__(self, work) -> None:
+        work()
+
+    def replay(self) -> None:
+        pass
+
+
+def test_what_a_recording_reads_lives_as_long_as_it(prior):
+    """The potential's buffers are read at each replay, long after whoever made it is gone."""
+    potential = prior.frozen()
+    kept = weakref.ref(potential)
+    chain = graphs.Chain(torch.zeros(2, 3, dtype=torch.float64), potential, PLANS[0], Forgetful)
+    del potential
+    gc.collect()
+    assert kept() is chain.potential

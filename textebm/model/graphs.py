@@ -75,6 +75,7 @@ class Chain:
             recorder: how work is recorded (default: as a CUDA graph).
         """
         self.plan = plan
+        self.potential = potential  # what it allocates for its steps is where the recording reads and writes
         self.start, self.end = like.clone(), like.clone()
         self.noise = like.new_zeros(plan.steps, *like.shape)
 
