@@ -8,7 +8,6 @@ cell that was cut or interrupted goes on where it stopped. An experiment is an e
 import dataclasses
 import functools
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -496,12 +495,10 @@ def _require_same(where: Path, written: object, cell: Cell) -> None:
         UsageError: it was not.
     """
     try:
-        before = dict(_flat(to_dict(_anywhere(from_dict(written)))))  # type: ignore[arg-type]
+        before: Config = from_dict(written)  # type: ignore[arg-type]
     except ConfigError as error:
         raise UsageError(f"{where} holds settings that this version cannot read: {error}") from None
-    now = dict(_flat(to_dict(_anywhere(cell.config))))
-    keys = [key for key in (before | now) if before.get(key) != now.get(key)]
-    changed = [f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in keys]
+    changed = training.differences(to_dict(before), to_dict(cell.config))
     if changed:
         raise UsageError(
             f"{where} was made with other settings than {cell.name} has now: {', '.join(changed)}. Move it away, name "
@@ -512,14 +509,6 @@ def _require_same(where: Path, written: object, cell: Cell) -> None:
 def _anywhere(config: Config) -> Config:
     """The settings without the place of the data."""
     return dataclasses.replace(config, data_dir=None)
-
-
-def _flat(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{where}{key}.")
-        else:
-            yield f"{where}{key}", value
 
 
 def _as_json(value: Mapping[str, Any]) -> str:
@@ -560,7 +549,7 @@ def figures(run_dir: Path, corpus: Corpus, device: torch.device | str) -> dict[s
         split: evaluation.validate(model, text, config.seed, HELD_OUT_SENTENCES).to_dict()
         for split, text in (("valid", splits.valid), ("test", splits.test))
     }
-    if config.evaluation.active_unit_sentences and "posterior_norm" in held_out["valid"]:  # else there is no z
+    if config.evaluation.active_unit_sentences and config.prior.dimensions:
         units = evaluation.active_units(model, splits.valid, config.seed, ACTIVE_UNIT_SENTENCES)
         held_out["valid"] |= dict(zip(("active_units", "active_unit_variances"), units, strict=True))
     return {
@@ -574,12 +563,7 @@ def figures(run_dir: Path, corpus: Corpus, device: torch.device | str) -> dict[s
         "minutes": round(trained.seconds / 60, 1),
         "sittings": len(sittings),
         "learning_curve": curve[-LEARNING_CURVE_LINES:],
-        **{split: _finite(values) for split, values in held_out.items()},
+        **{split: training.finite(values) for split, values in held_out.items()},
         "unigram_perplexity": evaluation.unigram_perplexity(splits.train, splits.valid, tokenizer.get_vocab_size()),
         "samples": [dataclasses.asdict(s) for s in generation.generate(model, tokenizer, SAMPLES, config.seed)],
     }
-
-
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures, with those that are not finite as text: JSON has no number for them."""
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

@@ -207,7 +207,7 @@ class _Run:
         if last is not None:
             written, self.progress = checkpoint.read_run(last)
             if dataclasses.replace(written, data_dir=self.config.data_dir) != self.config:
-                changed = _differences(to_dict(written), to_dict(self.config))
+                changed = differences(to_dict(written), to_dict(self.config))
                 raise CheckpointError(
                     f"{self.run_dir} was trained with other settings than those given now, and can only go on with its "
                     f"own: {', '.join(changed)}"
@@ -454,21 +454,21 @@ class _Run:
             **values,
         }
         with self._writing(), (self.run_dir / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n")
+            log.write(json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n")
         self.observer.record(line)
 
 
-def _finite(line: dict[str, Any]) -> dict[str, Any]:
+def finite(line: dict[str, Any]) -> dict[str, Any]:
     """The line with figures that are not finite as text: JSON has no number for them."""
     return {key: str(v) if isinstance(v, float) and not math.isfinite(v) else v for key, v in line.items()}
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
+def differences(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
     """The settings that are not the same, as `key: before, now`."""
     found = []
     for key, old in before.items():
         if isinstance(old, dict):
-            found += _differences(old, now[key], f"{where}{key}.")
+            found += differences(old, now[key], f"{where}{key}.")
         elif old != now[key] and key != "data_dir":
             found.append(f"{where}{key} was {old!r} and is {now[key]!r}")
     return found
