@@ -74,7 +74,8 @@ def test_a_small_run_of_the_chains(root, tmp_path):
 def test_memory_grows_with_the_vocabulary_by_weights_and_optimiser_state_only(root):
     """Weights, their gradients and Adam's two moments; a matrix of logits would add six times as much here.
 
-    What else a process holds at its peak varies by some 20 MB from run to run and only adds: so the lower of two runs.
+    What else a process holds at its peak varies by tens of MB from run to run, in pages of 2 MB, and only adds: so the
+    lower of two runs, and a bound that stands far from both.
     """
 
     def measured(vocabulary):
@@ -86,4 +87,4 @@ def test_memory_grows_with_the_vocabulary_by_weights_and_optimiser_state_only(ro
     expected = 4 * (large["weights"] - small["weights"])
     logits = 64 * 24 * 80_000 * 4
     assert logits > 5 * expected
-    assert 0.6 * expected < growth < 1.3 * expected
+    assert 0.6 * expected < growth < 2 * expected
