@@ -51,9 +51,7 @@ class Run:
 
     def save(self, best: bool = False, **progress: object) -> Path:
         known = Progress(step=self.number, epoch=self.number, **progress)  # type: ignore[arg-type]
-        return checkpoint.save(
-            self.folder, self.model, self.material, self.learner, self.config, known, best, CONTENTS
-        )
+        return checkpoint.save(self.folder, self.model, self.material, self.learner, self.config, known, best, CONTENTS)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: t.clone() for name, t in self.model.state_dict().items()}

@@ -2,8 +2,9 @@
 
     RUN/config.json               the run's configuration (a valid --config)
     RUN/log.jsonl                 one JSON object a line: training, validation, notes
-    RUN/checkpoints/step-N/       a model folder (config, weights, a tokeniser of text), run.json, optimiser.safetensors;
-                                  and learner.safetensors, where the learner keeps chains, or weights that it averages
+    RUN/checkpoints/step-N/       a model folder (config, weights, of text the tokeniser), run.json and
+                                  optimiser.safetensors; and learner.safetensors, where the learner keeps chains, or
+                                  weights that it averages
     RUN/checkpoints/step-N/chains.npy   where persistent chains stood, in a run that has them (RUN/chains.npy: now)
     RUN/checkpoints/last.json     which step-N is the newest
     RUN/checkpoints/best.json     which step-N did best on valid

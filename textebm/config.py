@@ -186,7 +186,7 @@ class GeneratorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig:
-    """How z is inferred from a sentence or an image: by a Langevin chain on the posterior, by an encoder, or by both."""
+    """How z is inferred from a sentence or an image: by a Langevin chain on the posterior, an encoder, or both."""
 
     kind: Literal["short-run", "amortised", "amortised-langevin", "persistent", "none"] = "short-run"
     """short-run: a chain from the reference Gaussian; amortised: an encoder; amortised-langevin: a chain from where the
@@ -243,7 +243,10 @@ def require_one_kind_of_data(prior: PriorConfig, generator: GeneratorConfig, inf
     wanted = f"another one {of_text}: only text has a language model without z"
     _require(prior.kind != "none", "prior.kind", prior.kind, wanted)
     _require(
-        inference.sampled_softmax == 0, "inference.sampled_softmax", inference.sampled_softmax, f"0 {of_text}: no softmax"
+        inference.sampled_softmax == 0,
+        "inference.sampled_softmax",
+        inference.sampled_softmax,
+        f"0 {of_text}: no softmax",
     )
 
 
@@ -293,7 +296,8 @@ class BoundConfig:
     free_bits: float = 0.0
     """Nats that all dimensions of z together may carry at no cost, an equal share each."""
     free_bits_over: Literal["sentence", "batch"] = "sentence"
-    """Whether a dimension's KL is held against its share sentence by sentence (image by image), or on the mean of a batch."""
+    """Whether a dimension's KL is held against its share sentence by sentence (or image by image), or on the mean of a
+    batch."""
     autoencoder: float = 0.0
     """Share of the run that pre-trains without the KL term; the generator then starts anew."""
     aggressive_updates: int = 0

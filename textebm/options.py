@@ -134,7 +134,7 @@ class Reconstruct(DecodingOptions, ModelOptions):
     """
 
     file: tyro.conf.Positional[str | None] = None
-    """Text file, one sentence a line; or a picture, or a folder of pictures (default: the split of the model's data)."""
+    """Text file, one sentence a line; or a picture, or a folder of pictures (default: a split of the model's data)."""
     split: Literal["train", "valid", "test"] = "test"
     """Which images, where none are named."""
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None

@@ -209,7 +209,8 @@ class _Run:
             where = ", ".join(f"{self.corpus.describe(split)} ({split})" for split in changed)
             raise CheckpointError(
                 f"{self.run_dir} was trained on other {self.kind.noun} than there {self.kind.verb} now in {where}. Bring "
-                f"the former {self.kind.noun} back, or start a new run on this one: textebm train --config {self.run_dir / 'config.json'}"
+                f"the former {self.kind.noun} back, or start a new run on this one: textebm train --config "
+                f"{self.run_dir / 'config.json'}"
             )
 
     def _prepare_folder(self, step: int) -> None:

@@ -127,7 +127,7 @@ class Material(ABC):
     def draw(self, model: LatentEBM, run_dir: Path, step: int) -> list[str]:
         """Samples of a model for the log: themselves, or the files in the run folder that they were written to."""
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:  # noqa: B027 (most have nothing to write)
         """Write beside a model's weights what the model cannot be used without.
 
         Raises:

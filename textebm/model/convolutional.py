@@ -2,7 +2,7 @@
 
     log p(x|z) = −‖x − g(z)‖² / 2σ² − (d/2) log 2πσ²,   x of d numbers in [−1, 1], in nats.
 
-The constant makes it a density, so that likelihoods of different σ compare; no gradient in z or in the weights knows it.
+The constant makes it a density, so that likelihoods of different σ compare; no gradient knows it.
 
 Source of the form: Pang et al., NeurIPS 2020, and the authors' code, for SVHN and CelebA; DAMC's code (Yu et al.,
 NeurIPS 2023) for CIFAR-10 and MNIST. All are one description, `layers`, with other numbers. The authors' code runs
@@ -10,6 +10,7 @@ chains on the density and lets the generator descend ‖x − g(z)‖² (`Convol
 length, of which Adam takes little notice.
 """
 
+import itertools
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -68,7 +69,7 @@ def layers(config: ConvolutionConfig, latent_dim: int, shape: ImageShape) -> lis
         )
     channels = [multiple * config.width for multiple in config.multiples]
     made = [Layer(latent_dim, channels[0], config.start, 1, 0, config.start)]
-    for before, after in zip(channels, channels[1:], strict=False):
+    for before, after in itertools.pairwise(channels):
         made.append(Layer(before, after, 4, 2, 1, 2 * made[-1].side))
     if config.last == "double":
         return [*made, Layer(channels[-1], shape.channels, 4, 2, 1, 2 * made[-1].side)]
@@ -260,7 +261,7 @@ class PlainImages(ConditionedImages):
     def log_prob_and_grad(
         self, z: Float[Tensor, "batch latent"]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
-        """log p(x|z) of each image and its gradient in z, by autograd; batch normalisation by its running statistics."""
+        """log p(x|z) of each image and its gradient in z, by autograd; batch normalisation by running statistics."""
         with torch.enable_grad():
             point = z.detach().requires_grad_()
             with self._autocast():

@@ -186,9 +186,7 @@ class LatentEBM(nn.Module):
         """Posterior samples of z, one for each sample of x, with where they come from."""
         return self.method.infer(self, request)
 
-    def infer(
-        self, x: Batch, generator: torch.Generator, steps: int | None = None
-    ) -> Float[Tensor, "batch latent"]:
+    def infer(self, x: Batch, generator: torch.Generator, steps: int | None = None) -> Float[Tensor, "batch latent"]:
         """Posterior samples of z, one for each sample of x, inferred as in training, without dropout.
 
         A persistent chain belongs to a training sample; here its place is taken by a short-run chain.
