@@ -104,10 +104,10 @@ def resolve(data: str, image_column: str | None, label_column: str | None) -> tu
     Raises:
         DataError: the data set cannot be had, has no train, or it is not plain which column is meant.
     """
-    from datasets import ClassLabel, Image
-
     reference = hub.Reference.parse(data)
     found = hub.load(reference)
+    from datasets import ClassLabel, Image
+
     images = _column(found, image_column, "image", "images", "--image-column")
     if images is None:
         there = ", ".join(f"{name} ({kind})" for name, kind in found.columns.items())

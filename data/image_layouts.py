@@ -241,7 +241,7 @@ def _celeba_splits(container: Container, partition: Path) -> Sources:
         if missing := sorted(wanted - {name.rpartition("/")[2] for name in found}):
             raise DataError(
                 f"{files.describe()} lacks {len(missing):,} of the {len(wanted):,} images of {split} that "
-                f"{shown(partition)} lists, such as {shown(missing[0])}: complete it, or take those lines out of the list"
+                f"{shown(partition)} lists, such as {shown(missing[0])}: complete it, or cut the list"
             )
         return tuple((name, "") for name in found)
 
