@@ -115,7 +115,7 @@ def interpolate(model: LatentEBM, ends: ImageBatch, points: int = 9, seed: int =
     first, last = z[0::2, None], z[1::2, None]  # (lines, 1, latent)
     weights = torch.linspace(0, 1, points, device=z.device)[:, None]
     between = (first * (1 - weights) + last * weights).flatten(0, 1)
-    return torch.cat([model.paint(part).float().cpu() for part in between.split(BATCH)])
+    return torch.cat([model.paint(part).float().cpu() for part in torch.split(between, BATCH)])
 
 
 def to_bytes(pixels: Pixels) -> UInt8[Tensor, "images channels height width"]:

@@ -53,16 +53,16 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     model = image_generation.load(folder, choose_device(chosen.device))
     data, facts = _data(chosen, folder, model)
     rows = spread(len(data), chosen.n or 0)
-    originals, images, errors = [], [], []
+    shown: list[tuple[Tensor, Tensor]] = []
+    errors: list[Tensor] = []
     with progress_bar(len(rows), "image") as bar:
         for part in image_generation.reconstruct(model, data, rows, chosen.seed):
+            if sum(len(some) for some in errors) < chosen.pairs:
+                shown.append((part.originals, part.images))
             errors.append(part.errors)
-            if sum(map(len, originals)) < chosen.pairs:
-                originals.append(part.originals)
-                images.append(part.images)
             bar.update(len(part.errors))
     grid = chosen.grid or "reconstructions.png"
-    above, below = (torch.cat(parts)[: chosen.pairs] for parts in (originals, images))
+    above, below = (torch.cat(parts)[: chosen.pairs] for parts in zip(*shown, strict=True))
     with writing(grid, "--grid"):
         image_generation.write_grid(Path(grid), *_in_pairs(above, below))
     found = _scored(torch.cat(errors).double().numpy(), model, facts | {"seed": chosen.seed})
@@ -150,7 +150,8 @@ def _data(chosen: options.Reconstruct, folder: Path, model: "LatentEBM") -> tupl
         return _Given(paths, model.painter.shape), {"data": path.name}
     config, _ = checkpoint.read_run(folder)
     data, data_dir = chosen.data or config.data, chosen.data_dir or config.data_dir
-    images = dataclasses.replace(config.images, size=model.painter.shape.height, channels=model.painter.shape.channels)
+    shape = model.painter.shape
+    images = dataclasses.replace(config.images, size=shape.height, channels=1 if shape.channels == 1 else 3)
     corpus = ImageMaterial.resolve(dataclasses.replace(config, data=data, data_dir=data_dir, images=images))
     return corpus.encoded(chosen.split), {"data": corpus.name, "scored": chosen.split}
 
@@ -161,7 +162,7 @@ def _in_pairs(above: "Tensor", below: "Tensor", columns: int = 8) -> tuple["Tens
 
     columns = min(columns, len(above))
     blank = above.new_ones(-len(above) % columns, *above.shape[1:])
-    rows = [torch.cat([part, blank]).unflatten(0, (-1, columns)) for part in (above, below)]
+    rows = [torch.cat([part, blank]).view(-1, columns, *above.shape[1:]) for part in (above, below)]
     return torch.stack(rows, 1).flatten(0, 2), columns
 
 

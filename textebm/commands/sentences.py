@@ -66,7 +66,9 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
     from textebm import generation
 
     if chosen.first is None or chosen.last is None:
-        raise UsageError("interpolate wants two sentences, in quotation marks")
+        raise UsageError(
+            "interpolate wants two sentences, in quotation marks: where the line begins, and where it ends"
+        )
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
     decoding = _decoding(chosen, model.config.longest)
     line = generation.interpolate(model, tokenizer, chosen.first, chosen.last, chosen.points, chosen.seed, decoding)

@@ -242,7 +242,7 @@ class ConditionedImages(ConditionedLikelihood):
         self, model: ConvolutionalGenerator, x: ImageBatch, learning: bool, precision: softmax.Precision
     ) -> None:
         self.model, self.learning, self.precision = model, learning, precision
-        self.pixels = x.pixels.to(model.convolutions[0].weight.dtype)
+        self.pixels = x.pixels.to(next(model.parameters()).dtype)
 
     def log_prob(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
         """log p(x|z) of each image in nats, differentiable in z and in the parameters; sums in float32 or better."""
@@ -327,6 +327,7 @@ class _Frozen:
     def _folded(self, number: int) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a convolution, with what batch normalisation makes of its output."""
         convolution = self.model.convolutions[number]
+        assert isinstance(convolution, nn.ConvTranspose2d)
         weight, bias = convolution.weight.detach(), convolution.bias
         bias = None if bias is None else bias.detach()
         norm = self.model.normalisations[number] if number < len(self.model.normalisations) else None
