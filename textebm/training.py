@@ -208,8 +208,8 @@ class _Run:
         if changed:
             where = ", ".join(f"{self.corpus.describe(split)} ({split})" for split in changed)
             raise CheckpointError(
-                f"{self.run_dir} was trained on other {self.kind.noun} than there {self.kind.verb} now in {where}. Bring "
-                f"the former {self.kind.noun} back, or start a new run on this one: textebm train --config "
+                f"{self.run_dir} was trained on other {self.kind.noun} than there {self.kind.verb} now in {where}. "
+                f"Bring the former {self.kind.noun} back, or start a new run on this one: textebm train --config "
                 f"{self.run_dir / 'config.json'}"
             )
 
