@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,33 +38,29 @@ def load(folder: Path, device: torch.device | str = "cpu") -> LatentEBM:
     return model
 
 
-def generate(
-    model: LatentEBM,
-    n: int,
-    seed: int = 0,
-    prior_steps: int | None = None,
-    tick: Callable[[int], object] = lambda done: None,
-) -> tuple[Pixels, Float[Tensor, " images"]]:
-    """Images from the prior: z by the short-run chain, then the mean image g(z).
+class Generated(NamedTuple):
+    """Some images from the prior.
+
+    images: (batch, channels, height, width) in [−1, 1]. energies: (batch,) −f(z) of their latents, in nats.
+    """
+
+    images: Pixels
+    energies: Float[Tensor, " images"]
+
+
+def generate(model: LatentEBM, n: int, seed: int = 0, prior_steps: int | None = None) -> Iterator[Generated]:
+    """Images from the prior: z by the short-run chain, then the mean image g(z); a batch at a time, on the CPU.
 
     Args:
         model: the model.
         n: number of images.
         seed: the same seed gives the same images on one machine.
         prior_steps: length of the prior chain (default: K0 as in training).
-        tick: called with a number of images whenever so many more are made (progress).
-
-    Returns:
-        (n, channels, height, width) pixels in [−1, 1], and (n,) −f(z) of their latents in nats; on the CPU.
     """
-    images, energies = [], []
     for number, begin in enumerate(range(0, n, BATCH)):
         size = min(BATCH, n - begin)
         z = model.sample_prior(size, stream(seed, "prior", number, device=model.device), prior_steps)
-        images.append(model.paint(z).float().cpu())
-        energies.append(model.energy(z).float().cpu())
-        tick(size)
-    return torch.cat(images), torch.cat(energies)
+        yield Generated(model.paint(z).float().cpu(), model.energy(z).float().cpu())
 
 
 class Reconstructed(NamedTuple):
@@ -152,14 +148,19 @@ def write_grid(path: Path, pixels: Pixels, columns: int | None = None) -> None:
     _write_png(path, grid(pixels, columns))
 
 
-def write_images(folder: Path, pixels: Pixels) -> None:
+def write_images(folder: Path, pixels: Pixels, first: int = 0) -> None:
     """Write images as PNG files of their own into a folder, made if need be: 00000.png, 00001.png, …
+
+    Args:
+        folder: where to.
+        pixels: in [−1, 1].
+        first: number of the first one.
 
     Raises:
         OSError: one cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(pixels):
+    for number, image in enumerate(pixels, start=first):
         _write_png(folder / f"{number:05}.png", grid(image[None]))
 
 

@@ -25,20 +25,26 @@ METRIC = "reconstruction-mse"
 
 def generate(chosen: options.Generate, folder: Path) -> int:
     """Make images from the prior."""
+    import torch
+
     from textebm import image_generation
 
     if chosen.format in ("text", "jsonl"):
         raise UsageError(f"--format {chosen.format} is of sentences, and the model makes images: --format grid or png")
     model = image_generation.load(folder, choose_device(chosen.device))
-    n = chosen.n or IMAGES
-    with progress_bar(n, "image") as bar:
-        pixels, _ = image_generation.generate(model, n, chosen.seed, chosen.prior_steps, bar.update)
-    output = chosen.output or ("generated" if chosen.format == "png" else "generated.png")
-    with writing(output):
-        if chosen.format == "png":
-            image_generation.write_images(Path(output), pixels)
-        else:
-            image_generation.write_grid(Path(output), pixels)
+    n, single = chosen.n or IMAGES, chosen.format == "png"
+    output = chosen.output or ("generated" if single else "generated.png")
+    shown, done = [], 0
+    with progress_bar(n, "image") as bar, writing(output):
+        for part in image_generation.generate(model, n, chosen.seed, chosen.prior_steps):
+            if single:
+                image_generation.write_images(Path(output), part.images, done)
+            else:
+                shown.append(part.images)
+            done += len(part.images)
+            bar.update(len(part.images))
+        if not single:
+            image_generation.write_grid(Path(output), torch.cat(shown))
     say(f"{n:,} images: {output}")
     return 0
 

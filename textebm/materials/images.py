@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from textebm import evaluation, image_generation
@@ -108,8 +109,8 @@ class ImageMaterial(Material):
         settings = self.config.evaluation
         if settings.samples == 0:
             return []
-        pixels, _ = image_generation.generate(model, settings.samples, self.config.seed)
+        drawn = image_generation.generate(model, settings.samples, self.config.seed)
         name = Path("samples") / f"step-{step}.png"
         (run_dir / name).parent.mkdir(exist_ok=True)
-        image_generation.write_grid(run_dir / name, pixels)
+        image_generation.write_grid(run_dir / name, torch.cat([part.images for part in drawn]))
         return [str(name)]
