@@ -94,6 +94,12 @@ class TestRoundTrip:
         wanted = dataclasses.replace(base, seed=7, prior=dataclasses.replace(base.prior, steps=3))
         assert changed == wanted
 
+    def test_a_run_of_text_from_before_there_were_images_is_read(self) -> None:
+        written = to_dict(load_config("ptb"))
+        del written["images"], written["encoder"]["width"]
+        del written["generator"]["kind"], written["generator"]["convolution"]
+        assert from_dict(written) == load_config("ptb")
+
     def test_an_empty_mapping_is_the_defaults(self) -> None:
         assert from_dict({}) == Config()
 

@@ -1,5 +1,6 @@
 """Images through the real program: the same loop, learner, chains and checkpoints as text."""
 
+import ast
 import json
 import math
 import shutil
@@ -203,6 +204,26 @@ class TestTraining:
         done = command("train", "--config", tiny, "--data", corpus_folder, "--run-dir", "run")
         assert done.code == 2
         assert "corpus" in done.err
+
+    @pytest.mark.parametrize("module", ["model/langevin", "model/inference", "model/learner", "training", "checkpoint"])
+    def test_the_loop_and_what_it_runs_know_neither_text_nor_images(self, module: str, root: Path) -> None:
+        names = set()
+        for node in ast.walk(ast.parse((root / "textebm" / f"{module}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names |= {f"{node.module}.{name.name}" for name in node.names}
+            elif isinstance(node, ast.Import):
+                names |= {name.name for name in node.names}
+        of_one = (
+            "recurrent",
+            "convolutional",
+            "image",
+            "data.text",
+            "vocabulary",
+            "tokenizers",
+            "decoding",
+            "generation",
+        )
+        assert not [name for name in names if any(word in name for word in of_one)]
 
     def test_the_kind_of_generator_says_what_is_learned_from(self, tiny: Path, tiny_config: Path) -> None:
         assert material_of(load_config(str(tiny))) is ImageMaterial

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from textebm.data.dataset import Dataset
-    from textebm.model.image_batch import ImageShape
+    from textebm.data.registry import Split
+    from textebm.model.image_batch import ImageBatch, ImageShape
     from textebm.model.latent_ebm import LatentEBM
 
 IMAGES = 64
@@ -57,7 +58,11 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     from textebm.evaluation import spread
 
     model = image_generation.load(folder, choose_device(chosen.device))
-    data, facts = _data(chosen, folder, model)
+    data: Dataset
+    if chosen.file is not None:
+        data, facts = _Given(_pictures(Path(chosen.file)), model.painter.shape), {"data": Path(chosen.file).name}
+    else:
+        data, facts = _split(chosen.split, chosen.data, chosen.data_dir, folder, model)
     rows = spread(len(data), chosen.n or 0)
     shown: list[tuple[Tensor, Tensor]] = []
     errors: list[Tensor] = []
@@ -93,7 +98,9 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
     if chosen.first is not None and chosen.last is not None:
         data, rows = _Given([Path(chosen.first), Path(chosen.last)], model.painter.shape), np.arange(2)
     else:
-        data, _ = _data(options.Reconstruct(data=chosen.data, data_dir=chosen.data_dir), folder, model)
+        data, _ = _split("test", chosen.data, chosen.data_dir, folder, model)
+        if len(data) < 2:
+            raise UsageError("interpolate wants at least two test images, and there is one")
         rows = spread(len(data), min(2 * chosen.lines, len(data) // 2 * 2))
     ends = data.batch(rows)
     assert isinstance(ends, ImageBatch)
@@ -131,7 +138,7 @@ class _Given:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def batch(self, rows: "NDArray[np.int64]") -> Any:  # noqa: ANN401 (an ImageBatch, which imports torch)
+    def batch(self, rows: "NDArray[np.int64]") -> "ImageBatch":
         from textebm.data.images import as_batch
 
         return as_batch(self.pixels[rows])
@@ -142,24 +149,36 @@ class _Given:
         return consecutive(len(rows), size)
 
 
-def _data(chosen: options.Reconstruct, folder: Path, model: "LatentEBM") -> tuple["Dataset", dict[str, Any]]:
-    """The images that are asked for, and what a signature says of them."""
-    from textebm import checkpoint
+def _pictures(path: Path) -> list[Path]:
+    """A picture, or all pictures in a folder and in the folders in it.
+
+    Raises:
+        DataError: the folder has none.
+    """
+    from textebm.data.image_files import is_image
     from textebm.errors import DataError
+
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file.name))
+    if not found:
+        raise DataError(f"{path} is a folder without a picture")
+    return found
+
+
+def _split(
+    split: "Split", data: str | None, data_dir: str | None, folder: Path, model: "LatentEBM"
+) -> tuple["Dataset", dict[str, Any]]:
+    """A split of the images that a model was trained on, or of others, and what a signature says of it."""
+    from textebm import checkpoint
     from textebm.materials.images import ImageMaterial
 
-    if chosen.file is not None:
-        path = Path(chosen.file)
-        paths = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        if not paths:
-            raise DataError(f"{path} is a folder without a picture")
-        return _Given(paths, model.painter.shape), {"data": path.name}
     config, _ = checkpoint.read_run(folder)
-    data, data_dir = chosen.data or config.data, chosen.data_dir or config.data_dir
     shape = model.painter.shape
     images = dataclasses.replace(config.images, size=shape.height, channels=1 if shape.channels == 1 else 3)
-    corpus = ImageMaterial.resolve(dataclasses.replace(config, data=data, data_dir=data_dir, images=images))
-    return corpus.encoded(chosen.split), {"data": corpus.name, "scored": chosen.split}
+    named = {"data": data or config.data, "data_dir": data_dir or config.data_dir}
+    corpus = ImageMaterial.resolve(dataclasses.replace(config, images=images, **named))
+    return corpus.encoded(split), {"data": corpus.name, "scored": split}
 
 
 def _in_pairs(above: "Tensor", below: "Tensor", columns: int = 8) -> tuple["Tensor", int]:
