@@ -4,6 +4,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textebm.data.dataset import Dataset
+from textebm.errors import UsageError
 from textebm.model.image_batch import ImageBatch
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream
@@ -164,7 +166,18 @@ def write_images(folder: Path, pixels: Pixels, first: int = 0) -> None:
         _write_png(folder / f"{number:05}.png", grid(image[None]))
 
 
+def require_pillow() -> None:
+    """Check that PNG files can be written.
+
+    Raises:
+        UsageError: Pillow is not installed.
+    """
+    if find_spec("PIL") is None:
+        raise UsageError("PNG files need Pillow: pip install 'textebm[images]'")
+
+
 def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    require_pillow()
     from PIL import Image
 
     written = io.BytesIO()

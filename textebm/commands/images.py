@@ -176,8 +176,8 @@ def _split(
     config, _ = checkpoint.read_run(folder)
     shape = model.painter.shape
     images = dataclasses.replace(config.images, size=shape.height, channels=1 if shape.channels == 1 else 3)
-    named = {"data": data or config.data, "data_dir": data_dir or config.data_dir}
-    corpus = ImageMaterial.resolve(dataclasses.replace(config, images=images, **named))
+    data, data_dir = data or config.data, data_dir or config.data_dir
+    corpus = ImageMaterial.resolve(dataclasses.replace(config, images=images, data=data, data_dir=data_dir))
     return corpus.encoded(split), {"data": corpus.name, "scored": split}
 
 

@@ -63,7 +63,10 @@ class ImageMaterial(Material):
 
         Raises:
             DataError: a split is missing or damaged.
+            UsageError: samples are to be written, and Pillow is not installed.
         """
+        if config.evaluation.samples:
+            image_generation.require_pillow()
         if not isinstance(corpus, ImageCorpus):
             raise DataError(f"{corpus.name} holds no images, and generator.kind is convolutional")
         return cls(config, *(corpus.encoded(split, watch) for split in SPLITS))
