@@ -188,6 +188,15 @@ class TestTraining:
         assert done.code == 1
         assert "was trained on other images than there are now in" in done.err
 
+    def test_without_pillow_a_run_does_not_begin(
+        self, tiny: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(image_generation, "find_spec", lambda name: None)
+        done = command("train", "--config", tiny, "--run-dir", "run")
+        assert done.code == 2
+        assert "pip install 'textebm[images]'" in done.err
+        assert not (tmp_path / "run").exists()
+
     def test_a_folder_of_images_is_known_as_one(self, pictures: Path, command) -> None:
         done = command("train", "--data", pictures, "--print-config")
         assert done.code == 0, done.err
