@@ -78,8 +78,10 @@ class Fitting:
         eight_bits = _eight_bits(image, mode, picture.name)
         size = (self.shape.width, self.shape.height)
         box = self._box(picture, image.size)
-        if box != (0, 0, *size):
-            eight_bits = eight_bits.resize(size, _bilinear(), box=box)
+        if box != (0, 0, *image.size):
+            eight_bits = eight_bits.crop(box)
+        if eight_bits.size != size:
+            eight_bits = eight_bits.resize(size, _bilinear())
         pixels = np.asarray(eight_bits).reshape(wanted)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)), None if image.mode == mode else image.mode
 

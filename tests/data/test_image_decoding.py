@@ -1,4 +1,4 @@
-"""From a picture in a file to pixels: exact where nothing is to do, documented where something is, named where it fails."""
+"""From a picture in a file to pixels: exact where nothing is to do, named where it fails."""
 
 import io
 
@@ -180,5 +180,5 @@ class TestFaults:
             monkeypatch.setattr(image_decoding, "LARGEST_PIXELS", 399)
         else:
             monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-        with pytest.raises(DataError, match="the picture: .*million are read"):
+        with pytest.raises(DataError, match=r"the picture: .*million are read"):
             fit(raw)

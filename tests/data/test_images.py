@@ -136,7 +136,7 @@ class TestMnist:
     def test_no_copy_in_the_folder_that_is_named(self, tmp_path):
         with pytest.raises(DataError, match="no folder with a copy is named"):
             resolve_images("mnist", str(tmp_path))
-        with pytest.raises(DataError, match="data_dir is .*none', which is no folder"):
+        with pytest.raises(DataError, match=r"data_dir is .*none', which is no folder"):
             resolve_images("mnist", str(tmp_path / "none"))
 
     def test_a_downloaded_copy_is_found(self, write, home):
@@ -487,7 +487,7 @@ class TestCache:
     def test_a_folder_that_cannot_be_written(self, corpus, home):
         home.mkdir()
         (home / "images").write_text("in the way")
-        with pytest.raises(DataError, match="cache of decoded images in .*cannot be written .*TEXTEBM_HOME"):
+        with pytest.raises(DataError, match=r"cache of decoded images in .*cannot be written .*TEXTEBM_HOME"):
             corpus.encoded("train")
 
     def test_of_two_processes_one_builds(self, write, tmp_path):
@@ -590,7 +590,7 @@ class TestHub:
         assert not is_image_data(f"hf:{tmp_path / 'text'}")
         with pytest.raises(DataError, match="has no column of images; its columns: text"):
             resolve_images(f"hf:{tmp_path / 'text'}")
-        with pytest.raises(DataError, match="it is not in the cache .*HF_HUB_OFFLINE"):
+        with pytest.raises(DataError, match=r"it is not in the cache .*HF_HUB_OFFLINE"):
             resolve_images("hf:nobody/nothing")
 
     def test_a_row_without_a_picture(self, tmp_path):
