@@ -141,7 +141,7 @@ class TestFaults:
     @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
     def test_truncated(self, kind, part, write):
         raw = write.png(write.pixels(1, 64)[0], kind=kind)
-        with pytest.raises(DataError, match="the picture: cannot be decoded"):
+        with pytest.raises(DataError, match=r"the picture: (cannot be decoded|no picture)"):
             fit(raw[: int(part * len(raw))])
 
     def test_a_png_with_other_bits(self, write):

@@ -373,6 +373,13 @@ class TestFolders:
     def test_neither_folder_nor_archive(self, tmp_path):
         with pytest.raises(DataError, match="'minst' is neither a folder nor an archive of images, nor a named set"):
             resolve_images("minst")
+        with pytest.raises(DataError, match="is neither a folder nor an archive"):
+            resolve_images("x" * 5000)
+
+    @pytest.mark.parametrize("name", ["none.tar", "none.tar.gz", "none.zip"])
+    def test_an_archive_that_is_not_there(self, name, tmp_path):
+        with pytest.raises(DataError, match=rf"{name}: no such file"):
+            resolve_images(str(tmp_path / name))
 
     @pytest.mark.parametrize(
         "wrong", [{"size": 0}, {"size": 5000}, {"crop": "left"}, {"channels": 2}, {"max_images": 0}], ids=str
