@@ -210,7 +210,11 @@ def held_out_share(sentence: str) -> Split:
 
     So equal sentences never stand in two splits, and a file that grows keeps its splits.
     """
-    digest = hashlib.blake2b(sentence.encode(), digest_size=8).digest()
+    return held_out_part(hashlib.blake2b(sentence.encode(), digest_size=8).digest())
+
+
+def held_out_part(digest: bytes) -> Split:
+    """The split that a hash of content says: one in twenty valid, one in twenty test."""
     share = int.from_bytes(digest, "big") % HOLD_OUT_SHARES
     return "valid" if share == 0 else "test" if share == 1 else "train"
 
@@ -244,6 +248,14 @@ def load_card(name: str) -> Card:
         splits=splits,
         download=values.get("download", {}),
     )
+
+
+def download_notice(data: str, data_dir: str | None = None) -> str | None:
+    """What `resolve` would download for a named corpus, and its licence; None where it would download nothing."""
+    if data not in card_names():
+        return None
+    card = load_card(data)
+    return f"{card}. Licence: {card.licence}" if card.download and locate(card, data_dir) is None else None
 
 
 def resolve(data: str, data_dir: str | None = None, text_field: str | None = None) -> Corpus:
@@ -283,6 +295,10 @@ def resolve(data: str, data_dir: str | None = None, text_field: str | None = Non
         raise DataError(f"{shown(path)} is a symbolic link that leads nowhere (its target is missing, or a loop)")
     if path.parent == pipe_folder():
         raise DataError(f"{path}: what came through the pipe is not kept any more; pipe it in again, with --data -")
+    from textebm.data.image_cards import image_card_names  # which itself imports this module
+
+    if data in image_card_names():
+        raise DataError(f"{data} is a set of images, and text is wanted here; named corpora: {', '.join(card_names())}")
     raise DataError(f"{data!r} is neither a file, nor a folder, nor a named corpus{_nearest(data)}")
 
 
