@@ -286,6 +286,7 @@ class _Run:
             generator=self.config.generator,
             inference=self.config.inference,
             encoder=self.config.encoder,
+            sampler=self.config.sampler,
             longest=self.splits.train.report.longest,
         )
         return LatentEBM(config, self.config.seed)

@@ -18,6 +18,7 @@ from textebm.config import (
     GeneratorConfig,
     InferenceConfig,
     PriorConfig,
+    SamplerConfig,
     from_dict,
     require_one_latent,
 )
@@ -30,6 +31,7 @@ from textebm.model.energy import make_prior
 from textebm.model.inference import InferenceMethod, Inferred, Request
 from textebm.model.random import stream
 from textebm.model.recurrent import Computation, ConditionedText, RecurrentGenerator, TextBatch
+from textebm.model.sampler import DiffusionSampler
 from textebm.model.softmax import Precision
 
 FORMAT = 1
@@ -50,6 +52,8 @@ class ModelConfig:
     """How z is inferred."""
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     """The encoder, where z is inferred by one."""
+    sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
+    """The learned sampler, where chains start from its draws."""
     longest: int = 200
     """Length in words of the longest training sentence: what generation allows by default."""
 
@@ -77,6 +81,10 @@ class LatentEBM(nn.Module):
             self.generator = RecurrentGenerator(config.generator, *sizes)
             encoder = (config.encoder, config.generator)
             self.encoder = SentenceEncoder(*encoder, *sizes) if self.method.has_encoder else None
+            self.sampler = None
+            if self.method.has_sampler:
+                tells = SentenceEncoder(*encoder, config.vocab_size, config.sampler.features // 2)
+                self.sampler = DiffusionSampler(config.sampler, tells, config.prior.dimensions, config.prior.sigma)
 
     @property
     def method(self) -> InferenceMethod:
@@ -99,9 +107,29 @@ class LatentEBM(nn.Module):
         """log p(x|z) of a batch as a function of z (see `RecurrentGenerator.condition`)."""
         return self.generator.condition(x, dropout, precision, path, candidates)
 
+    @property
+    def draws_prior_starts(self) -> bool:
+        """Whether prior chains start from draws of the learned sampler, and not from the reference Gaussian."""
+        asked = self.config.sampler.prior_start != "reference"
+        return self.sampler is not None and self.config.prior.kind == "ebm" and asked
+
+    def prior_start(
+        self, reference: Float[Tensor, "batch latent"], noise: torch.Generator
+    ) -> Float[Tensor, "batch latent"]:
+        """Where prior chains start: at samples of the reference Gaussian, or at what a learned sampler makes of them.
+
+        Args:
+            reference: samples of the reference Gaussian.
+            noise: source of what the sampler adds on the way.
+        """
+        if self.sampler is None or not self.draws_prior_starts:
+            return reference
+        return self.sampler.draw(reference, noise)
+
     def sample_prior(self, n: int, generator: torch.Generator, steps: int | None = None) -> Float[Tensor, "{n} latent"]:
         """Samples of z by the short-run prior chain; `steps` overrides its length."""
-        return self.prior.sample(n, generator, steps)
+        start = self.prior_start(self.prior.sample_reference(n, generator), generator)
+        return self.prior.move(start, generator, steps)
 
     def encode(
         self, x: TextBatch, dropout: torch.Generator | None = None, precision: Precision = "fp32"
