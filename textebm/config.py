@@ -225,7 +225,7 @@ class SamplerConfig:
     """Log signal-to-noise ratio where a draw ends."""
     variance: Literal["large", "small"] = "large"
     """Variance of a diffusion step: right where z has unit variance, or where it is known."""
-    width: int = 256
+    width: int = 128
     """Hidden units in each layer of the denoising MLP."""
     depth: int = 3
     """Hidden layers of the denoising MLP."""

@@ -77,7 +77,8 @@ class Train(DeviceOptions):
     method: str | None = None
     """Which row of the comparison: settings laid over the preset's (lebm: EBM prior, short-run inference; sri: the same
     under a Gaussian prior; vae, vae-cyclical, fb-vae, lagging-vae; lebm-amortised, lebm-amortised-langevin,
-    lebm-persistent; abp; lstm-lm: a plain language model, without z; docs/options.md has more)."""
+    lebm-persistent; damc: a learned sampler; abp; lstm-lm: a plain language model, without z; docs/options.md has
+    more)."""
     run_dir: str | None = None
     """Run folder (default: runs/DATA-TIME)."""
     resume: str | None = None
@@ -107,7 +108,8 @@ class Generate(DecodingOptions, ModelOptions):
     n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 10
     """Number of sentences."""
     prior_steps: int | None = None
-    """Langevin steps of the prior chain (default: as in training; 0: the reference Gaussian)."""
+    """Langevin steps of the prior chain (default: as in training; 0: its start, the reference Gaussian or a learned
+    sampler's draws)."""
     format: Literal["text", "jsonl"] = "text"
     """Plain text, or JSON lines with the energy of each latent."""
     output: str | None = None

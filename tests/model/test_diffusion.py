@@ -140,9 +140,9 @@ class TestSampling:
     @pytest.mark.parametrize("variance", ["large", "small"])
     def test_the_exact_denoiser_of_a_mixture_samples_it(self, variance, generator) -> None:
         """By the Kolmogorov-Smirnov distance, whose 99.99 % quantile is 2.23/√n; 0.01 is left to the finite steps."""
-        mixture, n = Mixture([0.3, 0.7], [-1.5, 1.0], [0.3, 0.5]), 20_000
+        mixture, n = Mixture([0.3, 0.7], [-1.5, 1.0], [0.3, 0.5]), 8000
         start = torch.randn(n, 1, generator=generator).double()
-        ratios = diffusion.ladder(300, LOWEST, HIGHEST)
+        ratios = diffusion.ladder(200, LOWEST, HIGHEST)
         z = diffusion.sample(mixture.denoiser, start, ratios, generator, variance)[:, 0].sort().values
         empirical = (torch.arange(n) + 0.5) / n
         distance = float((mixture.cumulative(z) - empirical).abs().max())

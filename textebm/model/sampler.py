@@ -68,14 +68,14 @@ class Denoiser(nn.Module):
     def forward(
         self,
         z: Float[Tensor, "batch latent"],
-        ratio: Float[Tensor, " batch"],
+        ratio: Float[Tensor, " moments"],
         context: Float[Tensor, "batch width"],
     ) -> Float[Tensor, "batch latent"]:
         """ε̂ of noisy points.
 
         Args:
             z: z_λ.
-            ratio: λ of each.
+            ratio: λ of each, or one for all.
             context: what is told of x (see `context`).
         """
         moment = nn.functional.silu(self.time(self._waves(ratio)) + context)
@@ -87,7 +87,7 @@ class Denoiser(nn.Module):
         answer: Tensor = diffusion.deviation(ratio) * z + self.output(hidden)
         return answer
 
-    def _waves(self, ratio: Float[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
+    def _waves(self, ratio: Float[Tensor, " moments"]) -> Float[Tensor, "moments width"]:
         """Sines and cosines of the angle of σ/α, of many frequencies."""
         angle = torch.atan((-0.5 * ratio).exp()) / (0.5 * math.pi)  # from 0, clean, to 1, noise
         half = self.width // 2
@@ -145,7 +145,7 @@ class DiffusionSampler(nn.Module):
         context = self.denoiser.context(features, len(reference))
 
         def denoiser(z: Tensor, ratio: Tensor) -> Tensor:
-            answer: Tensor = self.denoiser(z, ratio, context)
+            answer: Tensor = self.denoiser(z, ratio[:1], context)  # a draw takes its steps in all points at once
             return answer
 
         start = reference / self.sigma
