@@ -237,9 +237,10 @@ class SamplerConfig:
     """Updates of the sampler a learning step, all on the same ends of chains."""
     ema: float = 0.9995
     """Decay a learning step of the average of its weights, which is what draws."""
-    prior_start: Literal["unconditional", "posterior", "reference"] = "unconditional"
-    """Where an EBM prior's chains start: at draws without x; posterior: the same, but in training one chain for each x
-    starts where its posterior chain did, and one in the reference Gaussian; reference: in the reference Gaussian."""
+    prior_start: Literal["posterior", "unconditional", "reference"] = "posterior"
+    """Where an EBM prior's chains start. posterior: in training one for each x where its posterior chain did, and one
+    in the reference Gaussian; afterwards at draws without x. unconditional: at draws without x, in training too.
+    reference: in the reference Gaussian."""
 
     def __post_init__(self) -> None:
         for key in ("width", "depth", "updates"):

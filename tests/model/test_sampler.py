@@ -229,8 +229,9 @@ def learner_request(model: LatentEBM, config: Config, x: TextBatch, number: int)
 
 
 class TestPriorStart:
-    def test_by_default_prior_chains_start_at_draws_without_x(self) -> None:
-        model, _ = make()
+    @pytest.mark.parametrize("prior_start", ["posterior", "unconditional"])
+    def test_after_training_prior_chains_start_at_draws_without_x(self, prior_start: str) -> None:
+        model, _ = make(prior_start=prior_start)
         stir(model)
         noise = source(4)
         start = model.sampler.draw(model.prior.sample_reference(7, noise), noise)
@@ -246,9 +247,10 @@ class TestPriorStart:
         stir(model)
         assert torch.equal(model.sample_prior(7, source(4)), model.prior.sample(7, source(4)))
 
-    def test_in_training_they_can_start_where_posterior_chains_did(self, make_batch, monkeypatch) -> None:
-        """As in the authors' code: one at each x's start, one in the reference Gaussian; afterwards without x."""
-        model, config = make(prior_start="posterior")
+    @pytest.mark.parametrize("prior_start", ["posterior", "unconditional"])
+    def test_where_they_start_in_training(self, prior_start: str, make_batch, monkeypatch) -> None:
+        """posterior, as in the authors' code: one at each x's start, one in the reference Gaussian."""
+        model, config = make(prior_start=prior_start)
         stir(model)
         x, starts, move = make_batch(SENTENCES), [], model.prior.move
 
@@ -257,15 +259,15 @@ class TestPriorStart:
             return move(start, noise, steps)
 
         monkeypatch.setattr(model.prior, "move", watched)
-        expected = model.posterior(learner_request(model, config, x, 0)).start
+        noise = stream(config.seed, "prior", 0)
+        reference = model.prior.sample_reference(3, noise)
+        if prior_start == "posterior":
+            expected = torch.cat([model.posterior(learner_request(model, config, x, 0)).start, reference])
+        else:
+            expected = model.sampler.draw(reference, noise)
         Learner(model, config, 1).step(x, 0)
         (seen,) = starts
-        assert seen.shape == (6, 2)
-        assert torch.equal(seen[:3], expected)
-        assert torch.equal(seen[3:], model.prior.sample_reference(3, stream(config.seed, "prior", 0)))
-        model.sample_prior(5, source(4))
-        noise = source(4)
-        assert torch.equal(starts[1], model.sampler.draw(model.prior.sample_reference(5, noise), noise))
+        assert torch.equal(seen, expected)
 
 
 class TestRefused:
