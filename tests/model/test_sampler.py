@@ -189,7 +189,7 @@ class TestLearning:
         rates = {"sampler_lr": 0.01, "schedule": "linear"}
         model, config = make(1, steps=12, width=32, updates=4, ema=0.9, optimiser=rates)
         chain = dataclasses.replace(config.inference, steps=8, step_size=0.6)
-        config, learned, tested = dataclasses.replace(config, inference=chain, epochs=1), 70, 300
+        config, learned, tested = dataclasses.replace(config, inference=chain, epochs=1), 80, 300
         few = make_batch([[5] * 6, [4] * 6, []])
         x, many, z = copies(few, 40), copies(few, tested), likelihood.grid(1, points=401)[0]
         with torch.no_grad():

@@ -167,7 +167,10 @@ class AmortisedLangevin(InferenceMethod):
 
 
 class DiffusionLangevin(InferenceMethod):
-    """A chain from where the learned sampler says, which learns from where chains end (see `textebm.model.sampler`)."""
+    """A chain from where the learned sampler says, which learns from where chains end (see `textebm.model.sampler`).
+
+    What draws is an average of its weights, and is asked without dropout.
+    """
 
     has_sampler = True
 
