@@ -45,7 +45,7 @@ OPTIONS = {
         name: Option(name)
         for name in (
             *("lebm-decaying", "lebm-tempered", "lebm-preconditioned", "lebm-weight-decay", "lebm-ema"),
-            *("lebm-persistent-prior", "lebm-spectral", "lebm-logsumexp", "lebm-ratio"),
+            *("lebm-persistent-prior", "lebm-spectral", "lebm-logsumexp", "lebm-ratio", "damc"),
         )
     },
     "lebm-persistent-prior-longer-5": Option("lebm-persistent-prior", 5),

@@ -71,6 +71,8 @@ class TestRun:
                 assert (figures <= line.keys()) == trained.method.has_encoder
                 assert figures.isdisjoint(line) != trained.method.has_encoder
                 assert all(math.isfinite(v) for v in line.values() if isinstance(v, float))
+        of_sampler = {"sampler_loss", "sampler_gradient_norm"}
+        assert {of_sampler <= line.keys() for line in train} == {trained.method.has_sampler}
         if not trained.method.has_chain:
             assert all(line["posterior_displacement"] == 0 for line in train + valid)
         known = trained.method.has_encoder and not trained.method.has_chain
@@ -229,6 +231,7 @@ def test_the_rows_of_the_comparison() -> None:
         "lebm-amortised-langevin": ("ebm", "amortised-langevin"),
         "abp": ("gaussian", "persistent"),
         "lebm-persistent": ("ebm", "persistent"),
+        "damc": ("ebm", "diffusion-langevin"),
     }
     for method, (prior, kind) in rows.items():
         config = load_config("ptb-small", method)

@@ -188,9 +188,12 @@ class GeneratorConfig:
 class InferenceConfig:
     """How z is inferred from a sentence or an image: by a Langevin chain on the posterior, an encoder, or both."""
 
-    kind: Literal["short-run", "amortised", "amortised-langevin", "persistent", "none"] = "short-run"
+    kind: Literal["short-run", "amortised", "amortised-langevin", "diffusion-langevin", "persistent", "none"] = (
+        "short-run"
+    )
     """short-run: a chain from the reference Gaussian; amortised: an encoder; amortised-langevin: a chain from where the
-    encoder says; persistent: a chain a training sentence, which goes on at each visit; none: there is no z."""
+    encoder says; diffusion-langevin: one from where a learned sampler says; persistent: a chain a training sentence,
+    which goes on at each visit; none: there is no z."""
     steps: int = 20
     """K1: Langevin steps of the posterior chain."""
     step_size: Schedule = 0.1
@@ -280,6 +283,51 @@ class EncoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+    """The learned sampler of inference.kind diffusion-langevin: a diffusion model in z that draws where chains start,
+    and learns from where they end (DAMC: Yu et al., NeurIPS 2023)."""
+
+    steps: int = 100
+    """Diffusion steps of a draw."""
+    log_snr_min: float = -5.1
+    """Log signal-to-noise ratio where a draw begins; a cosine schedule leads to the other end."""
+    log_snr_max: float = 9.8
+    """Log signal-to-noise ratio where a draw ends."""
+    variance: Literal["large", "small"] = "large"
+    """Variance of a diffusion step: right where z has unit variance, or where it is known."""
+    width: int = 128
+    """Hidden units in each layer of the denoising MLP."""
+    depth: int = 3
+    """Hidden layers of the denoising MLP."""
+    features: int = 128
+    """Numbers by which its encoder (settings: encoder) tells it of x."""
+    condition_dropout: float = 0.2
+    """Share of the points that it learns from without being told of x, so that it can draw without x, too."""
+    updates: int = 6
+    """Updates of the sampler a learning step, all on the same ends of chains."""
+    ema: float = 0.9995
+    """Decay a learning step of the average of its weights, which is what draws."""
+    prior_start: Literal["posterior", "unconditional", "reference"] = "posterior"
+    """Where an EBM prior's chains start. posterior: in training one for each x where its posterior chain did, and one
+    in the reference Gaussian; afterwards at draws without x. unconditional: at draws without x, in training too.
+    reference: in the reference Gaussian."""
+
+    def __post_init__(self) -> None:
+        for key in ("width", "depth", "updates"):
+            _require(getattr(self, key) > 0, f"sampler.{key}", getattr(self, key), "at least 1")
+        _require(self.steps >= 2, "sampler.steps", self.steps, "at least 2")
+        _require(self.features >= 2 and self.features % 2 == 0, "sampler.features", self.features, "even, 2 or more")
+        _require(
+            self.log_snr_min < self.log_snr_max,
+            "sampler.log_snr_min",
+            self.log_snr_min,
+            f"less than sampler.log_snr_max, which is {self.log_snr_max}",
+        )
+        _require(0 <= self.condition_dropout <= 1, "sampler.condition_dropout", self.condition_dropout, "in [0, 1]")
+        _require(0 <= self.ema < 1, "sampler.ema", self.ema, "in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
 class BoundConfig:
     """The bound on log p(x) that amortised inference maximises: E[log p(x|z)] − weight · KL(q(z|x) ‖ p(z))."""
 
@@ -335,6 +383,10 @@ class OptimiserConfig:
     """Learning rate of the encoder (default: the generator's)."""
     encoder_clip: float | None = None
     """Largest gradient norm of the encoder (0: no clipping; default: the generator's)."""
+    sampler_lr: float | None = None
+    """Learning rate of the learned sampler (default: the generator's)."""
+    sampler_clip: float = 100.0
+    """Largest gradient norm of the learned sampler (0: no clipping)."""
     schedule: Literal["constant", "exponential", "linear", "cosine"] = "constant"
     """The rates over time: exponential multiplies by `decay` an epoch; linear and cosine fall to 0 at the end."""
     decay: float = 0.998
@@ -348,10 +400,12 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         for key in ("lr", "energy_lr"):
             _require(getattr(self, key) > 0, f"optimiser.{key}", getattr(self, key), "positive")
-        for key in ("clip", "energy_clip", "energy_weight_decay"):
+        for key in ("clip", "energy_clip", "energy_weight_decay", "sampler_clip"):
             _require(getattr(self, key) >= 0, f"optimiser.{key}", getattr(self, key), "0 or more")
-        rate, norm = self.encoder_lr, self.encoder_clip
-        _require(rate is None or rate > 0, "optimiser.encoder_lr", rate, "positive")
+        for key in ("encoder_lr", "sampler_lr"):
+            rate = getattr(self, key)
+            _require(rate is None or rate > 0, f"optimiser.{key}", rate, "positive")
+        norm = self.encoder_clip
         _require(norm is None or norm >= 0, "optimiser.encoder_clip", norm, "0 or more")
         _require(all(0 <= b < 1 for b in self.betas), "optimiser.betas", self.betas, "two numbers in [0, 1)")
         _require(0 < self.decay <= 1, "optimiser.decay", self.decay, "in (0, 1]")
@@ -443,6 +497,7 @@ class Config:
     generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
     bound: BoundConfig = dataclasses.field(default_factory=BoundConfig)
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
@@ -487,6 +542,14 @@ class Config:
             "batch_tokens",
             self.batch_tokens,
             "left out with generator.kind = convolutional: batches of images are counted by batch_size",
+        )
+        _require(
+            self.prior.persistent == 0
+            or self.inference.kind != "diffusion-langevin"
+            or self.sampler.prior_start == "reference",
+            "prior.persistent",
+            self.prior.persistent,
+            f"0 with sampler.prior_start = {self.sampler.prior_start}, where the start of each prior chain is drawn",
         )
         self._require_an_encoder_where_one_is_needed()
 

@@ -45,7 +45,7 @@ class LatentFigures:
     prior_nll: float
     """Mean −log p(x|z), z from the prior chain, unrelated to x."""
     gaussian_nll: float
-    """Mean −log p(x|z), z from the reference Gaussian: the points where the prior chains start."""
+    """Mean −log p(x|z), z from the reference Gaussian: where prior chains start, if no learned sampler says where."""
     posterior_energy: float
     """Mean −f(z) of posterior samples, in nats."""
     prior_energy: float
@@ -323,13 +323,14 @@ def _score_batch(
     noise = stream(seed, "evaluation", number, 0, device=model.device)
     moves = stream(seed, "evaluation", number, 1, device=model.device)
     gaussian = model.prior.sample_reference(n, moves)
-    prior = model.prior.move(gaussian, moves, prior_steps)
+    begun = model.prior_start(gaussian, moves)
+    prior = model.prior.move(begun, moves, prior_steps)
     with torch.no_grad():
         posterior, start, q = model.posterior(Request(x, conditioned, model.config.inference, noise))
         latents = (posterior, prior, gaussian)
         figures = [-conditioned.log_prob(z) for z in latents]
         figures += [model.energy(z) for z in latents]
-        figures += [z.norm(dim=1) for z in (posterior, prior, posterior - start, prior - gaussian)]
+        figures += [z.norm(dim=1) for z in (posterior, prior, posterior - start, prior - begun)]
         if q is not None:  # start is the sample of q
             kl = kl_divergence(q, start, model.prior)
             figures += [kl, kl - conditioned.log_prob(start)]

@@ -78,7 +78,8 @@ class Train(DeviceOptions):
     method: str | None = None
     """Which row of the comparison: settings laid over the preset's (lebm: EBM prior, short-run inference; sri: the same
     under a Gaussian prior; vae, vae-cyclical, fb-vae, lagging-vae; lebm-amortised, lebm-amortised-langevin,
-    lebm-persistent; abp; lstm-lm: a plain language model, without z; docs/options.md has more)."""
+    lebm-persistent; damc: a learned sampler; abp; lstm-lm: a plain language model, without z; docs/options.md has
+    more)."""
     run_dir: str | None = None
     """Run folder (default: runs/DATA-TIME)."""
     resume: str | None = None
@@ -110,7 +111,8 @@ class Generate(DecodingOptions, ModelOptions):
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
     """Number of sentences (default: 10) or images (default: 64)."""
     prior_steps: int | None = None
-    """Langevin steps of the prior chain (default: as in training; 0: the reference Gaussian)."""
+    """Langevin steps of the prior chain (default: as in training; 0: its start, the reference Gaussian or a learned
+    sampler's draws)."""
     format: Literal["text", "jsonl", "grid", "png"] | None = None
     """Of sentences: plain text (the default), or JSON lines with the energy of each latent. Of images: one PNG file
     with all of them (the default), or one each."""

@@ -15,6 +15,7 @@ from textebm.config import (
     InferenceConfig,
     OptimiserConfig,
     PriorConfig,
+    SamplerConfig,
 )
 from textebm.errors import UsageError
 from textebm.model import bound, inference, likelihood
@@ -22,7 +23,7 @@ from textebm.model.encoder import DiagonalGaussian
 from textebm.model.energy import PRIORS
 from textebm.model.inference import METHODS, Chains, Request
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
-from textebm.model.learner import EncoderReport, Learner
+from textebm.model.learner import EncoderReport, Learner, SamplerReport
 from textebm.model.random import stream
 from textebm.model.recurrent import TextBatch
 
@@ -53,11 +54,12 @@ def make(kind: str, prior: str = "ebm", latent_dim: int = 2, bounded: BoundConfi
         generator=GeneratorConfig(embedding_dim=2, hidden_dim=3, init_range=1.0),
         inference=InferenceConfig(kind=kind, steps=4, step_size=0.3),
         encoder=EncoderConfig(init_range=1.0, dropout=0.1),
+        sampler=SamplerConfig(steps=3, width=8, depth=2, features=4, condition_dropout=0.5, updates=2),
         bound=bounded or BoundConfig(),
         optimiser=OptimiserConfig(**{"lr": STILL, "energy_lr": STILL, "clip": 0.0, "energy_clip": 0.0, **optimiser}),
         seed=11,
     )
-    parts = (config.prior, config.generator, config.inference, config.encoder)
+    parts = (config.prior, config.generator, config.inference, config.encoder, config.sampler)
     return LatentEBM(ModelConfig(6, *parts), seed=5).double(), config
 
 
@@ -117,7 +119,9 @@ class TestContract:
         assert all(value.shape == () and not value.requires_grad for value in report.__dict__.values())
         assert all(math.isfinite(value) for value in report.__dict__.values())
         assert isinstance(report, EncoderReport) == model.method.has_encoder
-        parts = {"generator": True, "energy": prior != "gaussian", "encoder": model.method.has_encoder}
+        assert isinstance(report, SamplerReport) == model.method.has_sampler
+        parts = {"generator": True, "energy": prior != "gaussian"}
+        parts |= {"encoder": model.method.has_encoder, "sampler": model.method.has_sampler}
         owners = {name.partition("-")[0] for name in learner.optimisers()}  # energy-2: of a second ratio
         assert owners == {name for name, there in parts.items() if there}
 

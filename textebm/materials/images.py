@@ -89,6 +89,7 @@ class ImageMaterial(Material):
             generator=config.generator,
             inference=config.inference,
             encoder=config.encoder,
+            sampler=config.sampler,
             image=self.train.shape,
         )
 

@@ -135,6 +135,7 @@ class TextMaterial(Material):
             generator=config.generator,
             inference=config.inference,
             encoder=config.encoder,
+            sampler=config.sampler,
             longest=self.train.report.longest,
         )
 

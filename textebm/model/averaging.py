@@ -8,8 +8,24 @@ Ba, 2015).
 import copy
 
 import torch
+from torch import nn
 
 from textebm.model.latent_ebm import LatentEBM
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float, updates: int) -> None:
+    """Let the weights of now take part in their average θ̄ (see `WeightAverage`).
+
+    Args:
+        average: holds θ̄ of the updates before; of no meaning before the first.
+        model: whose weights are averaged.
+        decay: d.
+        updates: t, how often the weights have changed, the last time included.
+    """
+    share = (1 - decay) / (1 - decay**updates)
+    for averaged, now in zip(average.parameters(), model.parameters(), strict=True):
+        averaged.lerp_(now, share)
 
 
 class WeightAverage:
@@ -38,9 +54,7 @@ class WeightAverage:
             model: whose weights are averaged.
             updates: t, the learning steps made, this one included.
         """
-        share = (1 - self.decay) / (1 - self.decay**updates)
-        for averaged, now in zip(self.model.parameters(), model.parameters(), strict=True):
-            averaged.lerp_(now, share)
+        follow(self.model, model, self.decay, updates)
         for kept, statistic in zip(self.model.generator.buffers(), model.generator.buffers(), strict=True):
             kept.copy_(statistic)  # of batch normalisation, averages already
         self.model.prior.refine_norms()

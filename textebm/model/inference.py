@@ -6,7 +6,8 @@ Sources. Short-run: Pang et al., NeurIPS 2020, section 2.3: K1 steps from the re
 persistent chains. Persistent: Han et al., "Alternating back-propagation for generator network", AAAI 2017. Amortised:
 Kingma and Welling, ICLR 2014; under an EBM prior, Pang and Wu, ICML 2021. Amortised, then Langevin: Xie et al.,
 "Learning energy-based model with variational auto-encoder as amortized sampler", AAAI 2021, where an encoder starts the
-chain and learns from its end.
+chain and learns from its end. Diffusion, then Langevin: Yu et al., "Learning Energy-Based Prior Model with
+Diffusion-Amortized MCMC", NeurIPS 2023, where a diffusion model does.
 """
 
 from abc import ABC, abstractmethod
@@ -83,6 +84,8 @@ class InferenceMethod(ABC):
 
     has_encoder: ClassVar[bool] = False
     """Whether the model has an encoder."""
+    has_sampler: ClassVar[bool] = False
+    """Whether the model has a learned sampler of the points that chains start from."""
     has_chain: ClassVar[bool] = True
     """Whether z is the end of a Langevin chain."""
     is_persistent: ClassVar[bool] = False
@@ -162,6 +165,24 @@ class AmortisedLangevin(InferenceMethod):
         return -inferred.q.log_prob(inferred.z).mean()
 
 
+class DiffusionLangevin(InferenceMethod):
+    """A chain from where the learned sampler says, which learns from where chains end (see `textebm.model.sampler`).
+
+    What draws is an average of its weights, and is asked without dropout.
+    """
+
+    has_sampler = True
+
+    def infer(self, model: "LatentEBM", request: Request) -> Inferred:
+        """The end of a chain from a draw for x."""
+        assert model.sampler is not None
+        with torch.no_grad():
+            features = model.sampler.features(request.x, precision=request.precision)
+        reference = model.prior.sample_reference(len(features), request.noise)
+        start = model.sampler.draw(reference, request.noise, features)
+        return Inferred(_end_of_chain(model.prior, start, request), start)
+
+
 class NoLatent(InferenceMethod):
     """There is no z: a plain language model."""
 
@@ -177,6 +198,7 @@ METHODS: dict[str, InferenceMethod] = {
     "short-run": ShortRun(),
     "amortised": Amortised(),
     "amortised-langevin": AmortisedLangevin(),
+    "diffusion-langevin": DiffusionLangevin(),
     "persistent": Persistent(),
     "none": NoLatent(),
 }

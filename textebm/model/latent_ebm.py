@@ -19,6 +19,7 @@ from textebm.config import (
     GeneratorConfig,
     InferenceConfig,
     PriorConfig,
+    SamplerConfig,
     from_dict,
     require_one_kind_of_data,
     require_one_latent,
@@ -36,6 +37,7 @@ from textebm.model.image_encoder import ImageEncoder
 from textebm.model.inference import InferenceMethod, Inferred, Request
 from textebm.model.random import stream
 from textebm.model.recurrent import RecurrentGenerator
+from textebm.model.sampler import DiffusionSampler
 from textebm.model.softmax import Precision
 
 FORMAT = 1
@@ -56,6 +58,8 @@ class ModelConfig:
     """How z is inferred."""
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     """The encoder, where z is inferred by one."""
+    sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
+    """The learned sampler, where chains start from its draws."""
     longest: int = 200
     """Length in words of the longest training sentence: what generation allows by default."""
     image: ImageShape | None = None
@@ -84,22 +88,21 @@ def _convolutional(config: ModelConfig) -> ConvolutionalGenerator:
     return ConvolutionalGenerator(config.generator.convolution, config.image_shape, config.prior.dimensions)
 
 
-def _sentence_encoder(config: ModelConfig) -> SentenceEncoder:
-    return SentenceEncoder(config.encoder, config.generator, config.vocab_size, config.prior.dimensions)
+def _sentence_encoder(config: ModelConfig, numbers: int) -> SentenceEncoder:
+    return SentenceEncoder(config.encoder, config.generator, config.vocab_size, numbers)
 
 
-def _image_encoder(config: ModelConfig) -> ImageEncoder:
-    of_generator = config.generator.convolution
-    return ImageEncoder(config.encoder, of_generator, config.image_shape, config.prior.dimensions)
+def _image_encoder(config: ModelConfig, numbers: int) -> ImageEncoder:
+    return ImageEncoder(config.encoder, config.generator.convolution, config.image_shape, numbers)
 
 
 GENERATORS: dict[str, Callable[[ModelConfig], Generator]] = {"recurrent": _recurrent, "convolutional": _convolutional}
 """Kind of generator -> what makes one."""
-ENCODERS: dict[str, Callable[[ModelConfig], SentenceEncoder | ImageEncoder]] = {
+ENCODERS: dict[str, Callable[[ModelConfig, int], SentenceEncoder | ImageEncoder]] = {
     "recurrent": _sentence_encoder,
     "convolutional": _image_encoder,
 }
-"""Kind of generator -> what makes the encoder of its x."""
+"""Kind of generator -> what makes the encoder of its x, whose mean has so many numbers."""
 
 
 class LatentEBM(nn.Module):
@@ -120,7 +123,14 @@ class LatentEBM(nn.Module):
             self.prior = make_prior(config.prior)
             kind = config.generator.kind
             self.generator = GENERATORS[kind](config)
-            self.encoder = ENCODERS[kind](config) if self.method.has_encoder else None
+            self.encoder = ENCODERS[kind](config, config.prior.dimensions) if self.method.has_encoder else None
+            self.sampler = self._new_sampler() if self.method.has_sampler else None
+
+    def _new_sampler(self) -> DiffusionSampler:
+        """The learned sampler, which reads x by an encoder of its own."""
+        config = self.config
+        tells = ENCODERS[config.generator.kind](config, config.sampler.features // 2)
+        return DiffusionSampler(config.sampler, tells, config.prior.dimensions, config.prior.sigma)
 
     @property
     def method(self) -> InferenceMethod:
@@ -165,9 +175,29 @@ class LatentEBM(nn.Module):
         """log p(x|z) of a batch as a function of z (see `Generator.condition`)."""
         return self.generator.condition(x, dropout, precision, path, candidates)
 
+    @property
+    def draws_prior_starts(self) -> bool:
+        """Whether prior chains start from draws of the learned sampler, and not from the reference Gaussian."""
+        asked = self.config.sampler.prior_start != "reference"
+        return self.sampler is not None and self.config.prior.kind == "ebm" and asked
+
+    def prior_start(
+        self, reference: Float[Tensor, "batch latent"], noise: torch.Generator
+    ) -> Float[Tensor, "batch latent"]:
+        """Where prior chains start: at samples of the reference Gaussian, or at what a learned sampler makes of them.
+
+        Args:
+            reference: samples of the reference Gaussian.
+            noise: source of what the sampler adds on the way.
+        """
+        if self.sampler is None or not self.draws_prior_starts:
+            return reference
+        return self.sampler.draw(reference, noise)
+
     def sample_prior(self, n: int, generator: torch.Generator, steps: int | None = None) -> Float[Tensor, "{n} latent"]:
         """Samples of z by the short-run prior chain; `steps` overrides its length."""
-        return self.prior.sample(n, generator, steps)
+        start = self.prior_start(self.prior.sample_reference(n, generator), generator)
+        return self.prior.move(start, generator, steps)
 
     def encode(
         self, x: Batch, dropout: torch.Generator | None = None, precision: Precision = "fp32"

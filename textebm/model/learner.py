@@ -2,13 +2,15 @@
 
     α: ascend  mean f(z⁺) − mean f(z⁻)      z⁺ inferred from x, z⁻ from the prior chain
     β: ascend  mean log p(x|z⁺)
-    φ: ascend  mean log p(x|z⁺) − w KL(q ‖ p), through z⁺ (amortised); or mean log q(z⁺|x) (amortised, then Langevin)
+    φ: ascend  mean log p(x|z⁺) − w KL(q ‖ p), through z⁺ (amortised); or mean log q(z⁺|x) (amortised, then Langevin);
+       or descend the loss of denoising z⁺ (diffusion, then Langevin)
 
 Of a plain language model z is empty and no chain is run: what remains is maximum likelihood.
 
 Source: Pang et al., NeurIPS 2020, algorithm 1; for the encoder's φ see `textebm.model.inference`.
 """
 
+import copy
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from textebm.config import Config, InferenceConfig, OptimiserConfig
 from textebm.errors import CheckpointError, UsageError
 from textebm.hardware import native_precision, precision_on
-from textebm.model.averaging import WeightAverage
+from textebm.model.averaging import WeightAverage, follow
 from textebm.model.bound import kl_divergence, kl_weight
 from textebm.model.candidates import Candidates
 from textebm.model.generators import Batch, ConditionedLikelihood
@@ -64,6 +66,16 @@ class EncoderReport(StepReport):
     """What the encoder descends besides −log p(x|z): the weighted KL term with its free bits, or −log q(z⁺|x)."""
     encoder_gradient_norm: Tensor
     """Norm of the encoder's gradient before clipping."""
+
+
+@dataclass(frozen=True)
+class SamplerReport(StepReport):
+    """What a learning step saw where there is a learned sampler: means over its updates."""
+
+    sampler_loss: Tensor
+    """Mean ½‖ε − ε̂‖² of denoising z⁺."""
+    sampler_gradient_norm: Tensor
+    """Norm of the sampler's gradient before clipping."""
 
 
 def learning_rate_factor(config: OptimiserConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
@@ -119,6 +131,9 @@ class Learner:
             for part in model.prior.parts()
         ]
         self.encoder_optimiser = None if model.encoder is None else self._adam(model.encoder)
+        # what learns; the model has the average of its weights, which is what draws
+        self.sampler = copy.deepcopy(model.sampler)
+        self.sampler_optimiser = None if self.sampler is None else self._adam(self.sampler)
         self.average = WeightAverage(model, settings.ema) if settings.ema else None
         kept = config.prior.persistent if self.energy_optimisers else 0
         begin = stream(config.seed, "persistent", device=model.device)
@@ -135,9 +150,12 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """What goes on from step to step beside `result` and the optimisers: kept chains, weights before averaging."""
-        weights = {} if self.average is None else self.model.state_dict()
-        chains = {} if self.chains is None else {"chains": self.chains.z}
-        return {**{f"weights.{name}": tensor for name, tensor in weights.items()}, **chains}
+        before = {"weights": None if self.average is None else self.model, "sampler": self.sampler}
+        kept = {} if self.chains is None else {"chains": self.chains.z}
+        for owner, part in before.items():
+            if part is not None:
+                kept |= {f"{owner}.{name}": tensor for name, tensor in part.state_dict().items()}
+        return kept
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` told, with a model that holds the weights of `result`.
@@ -155,7 +173,8 @@ class Learner:
         """The optimisers by the name of the part that each one owns."""
         names = ["energy", *(f"energy-{number}" for number in range(2, 1 + len(self.energy_optimisers)))]
         found = {"generator": self.generator_optimiser, **dict(zip(names, self.energy_optimisers, strict=False))}
-        return found if self.encoder_optimiser is None else {**found, "encoder": self.encoder_optimiser}
+        others = {"encoder": self.encoder_optimiser, "sampler": self.sampler_optimiser}
+        return {**found, **{name: optimiser for name, optimiser in others.items() if optimiser is not None}}
 
     def step(self, x: Batch, number: int, chains: Chains | None = None, update_encoder: bool = True) -> StepReport:
         """One learning step.
@@ -174,9 +193,10 @@ class Learner:
         with self.model.prior.before(stage):
             last, inferred = self._infer(x, number, chains=chains)
             positive = inferred.z.detach()
-            negative = self._negatives(len(positive), number)
+            negative = self._negatives(inferred, number)
         log_prob, gradient_norm, of_encoder = self._update_generator(last, inferred, number, update_encoder)
         energies = self._update_energy(positive, negative, stage)
+        of_sampler = self._update_sampler(x, positive, number)
         if self.average is not None:
             self.average.update(self.model, number + 1)
         seen = {
@@ -189,6 +209,8 @@ class Learner:
             "gradient_norm": gradient_norm,
             "energy_gradient_norm": energies[2],
         }
+        if of_sampler:
+            return SamplerReport(**seen, **of_sampler)
         return EncoderReport(**seen, **of_encoder) if of_encoder else StepReport(**seen)
 
     def encoder_step(self, x: Batch, number: int, update: int) -> Tensor:
@@ -225,8 +247,9 @@ class Learner:
     def _set_learning_rates(self, number: int) -> None:
         settings = self.config.optimiser
         factor = learning_rate_factor(settings, number, self.steps_per_epoch, self.config.epochs)
-        encoder_lr = settings.lr if settings.encoder_lr is None else settings.encoder_lr
-        rates = {"generator": settings.lr, "encoder": encoder_lr}
+        rates = {"generator": settings.lr}
+        for name, rate in (("encoder", settings.encoder_lr), ("sampler", settings.sampler_lr)):
+            rates[name] = settings.lr if rate is None else rate
         for name, optimiser in self.optimisers().items():
             for group in optimiser.param_groups:
                 group["lr"] = rates.get(name, settings.energy_lr) * factor
@@ -267,10 +290,15 @@ class Learner:
             chains.write(inferred.z)
         return of_step() if fresh else conditioned, inferred
 
-    def _negatives(self, n: int, number: int) -> Tensor:
-        """Prior samples: n of them, unless fewer chains are kept."""
-        seed, device = self.config.seed, self.model.device
+    def _negatives(self, inferred: Inferred, number: int) -> Tensor:
+        """Prior samples: one for each posterior sample, unless fewer chains are kept, or prior chains start at both
+        the posterior chains' starts and the reference Gaussian.
+        """
+        seed, device, n = self.config.seed, self.model.device, len(inferred.z)
         noise = stream(seed, "prior", number, device=device)
+        if self.model.draws_prior_starts and self.config.sampler.prior_start == "posterior":
+            start = torch.cat([inferred.start, self.model.prior.sample_reference(n, noise)])
+            return self.model.prior.move(start, noise)
         if self.chains is None:
             return self.model.sample_prior(n, noise)
         return self.chains.advance(n, stream(seed, "persistent", number, device=device), noise)
@@ -344,3 +372,31 @@ class Learner:
         optimiser.step()
         prior.refine_norms()
         return -f_positive.detach(), -f_negative.detach(), norm
+
+    def _update_sampler(self, x: Batch, ends: Tensor, number: int) -> dict[str, Tensor]:
+        """Let the learned sampler, where there is one, learn from the ends of posterior chains, and its average follow.
+
+        Args:
+            x: the batch that they are of.
+            ends: z⁺.
+            number: of the learning step.
+
+        Returns:
+            What a report says of it.
+        """
+        if self.sampler is None:
+            return {}
+        assert self.sampler_optimiser is not None
+        assert self.model.sampler is not None
+        settings, losses, norms = self.config.sampler, [], []
+        for update in range(settings.updates):
+            source = stream(self.config.seed, "sampler", number, update, device=self.model.device)
+            features = self.sampler.features(x, source, self.precision)
+            loss = self.sampler.losses(ends, features, source).mean()
+            self.sampler_optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norms.append(clip(list(self.sampler.parameters()), self.config.optimiser.sampler_clip))
+            self.sampler_optimiser.step()
+            losses.append(loss.detach())
+        follow(self.model.sampler, self.sampler, settings.ema, number + 1)
+        return {"sampler_loss": torch.stack(losses).mean(), "sampler_gradient_norm": torch.stack(norms).mean()}
