@@ -14,10 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = [
     path
     for path in sorted([*(ROOT / "results").glob("*.json"), *(ROOT / "results").glob("*/*.json")])
-    if not path.stem.startswith(("bench-", "calibration-", "corpus-", "judges-"))  # which are no experiments
+    if not path.stem.startswith(("bench-", "calibration-", "corpus-", "judges-", "tilt-"))  # which are no experiments
 ]
 CELLS = [path for path in RESULTS if path.parent.name != "results"]
 CALIBRATIONS = sorted((ROOT / "results").glob("calibration-*.json"))
+TILTS = sorted((ROOT / "results").glob("tilt-*.json"))
 JUDGES = sorted((ROOT / "results").glob("judges-*.json"))
 BENCHMARKS = sorted((ROOT / "results").glob("bench-*.json"))
 
@@ -44,6 +45,20 @@ def test_a_result_says_how_it_was_obtained(path: Path) -> None:
     assert [line["step"] for line in result["learning_curve"]] == sorted(
         {line["step"] for line in result["learning_curve"]}
     )
+
+
+@pytest.mark.parametrize("path", TILTS, ids=lambda path: path.stem)
+def test_runs_that_differ_in_a_setting_say_in_which(path: Path, command) -> None:
+    runs = read(path)["runs"]
+    assert len({run["command"] for run in runs}) == len(runs)
+    for run in runs:
+        settings = json.loads(command(*run["command"].split()[1:], "--print-config").out)
+        assert settings["data"] == Signature.parse(run["fppl"]["signature"])["data"]
+        assert re.fullmatch("[0-9a-f]{40}", run["commit"])
+        for metric in ("fppl", "rppl"):
+            assert Signature.parse(run[metric]["signature"])["metric"] == metric
+            low, high = run[metric]["interval"]
+            assert low < run[metric]["score"] < high
 
 
 @pytest.mark.parametrize("path", CELLS, ids=lambda path: path.stem)
