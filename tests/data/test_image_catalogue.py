@@ -4,11 +4,16 @@ import gzip
 import hashlib
 import json
 import re
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
 from textebm.data import download, image_cards
 from textebm.data.image_cards import FileCard, image_card_names, load_image_card
+from textebm.data.images import resolve_images
 from textebm.data.registry import DATA_DIR_VARIABLE, SPLITS
 
 pytest.importorskip("PIL")
@@ -66,6 +71,43 @@ class TestFetch:
         images = load_image_card("mnist").files["train-images-idx3-ubyte"]
         published = asked["train-images-idx3-ubyte"]
         assert (published.name, published.sha256) == ("train-images-idx3-ubyte.gz", images.packed)
+
+    def serve(self, folder, monkeypatch, request, **changed):
+        """A server of the folder's packed files, and a card that names it as the place where MNIST is published."""
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        request.addfinalizer(server.server_close)
+        request.addfinalizer(server.shutdown)
+        for name in ("HF_HUB_OFFLINE", "TEXTEBM_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+
+        def card(path):
+            raw = path.read_bytes()
+            sums = [hashlib.sha256(content).hexdigest() for content in (gzip.decompress(raw), raw)]
+            url = f"http://127.0.0.1:{server.server_address[1]}/{path.name}"
+            return FileCard(sums[0], url, changed.get("packed", sums[1]))
+
+        files = {name: card(folder / f"{name}.gz") for name in load_image_card("mnist").files}
+        small = image_cards.ImageCard(**{**vars(load_image_card("mnist")), "files": files})
+        for module in ("image_catalogue", "images"):
+            monkeypatch.setattr(f"textebm.data.{module}.load_image_card", lambda name: small)
+
+    def test_what_is_used_first_is_downloaded_checked_and_read(self, command, write, tmp_path, monkeypatch, request):
+        pixels, _ = write.mnist(tmp_path / "published")
+        self.serve(tmp_path / "published", monkeypatch, request)
+        train = resolve_images("mnist", whole_train=True).encoded("train")
+        assert np.array_equal(train.pixels[:, 0], pixels)
+        assert "train-images-idx3-ubyte.gz" in {path.name for path in (tmp_path / "home" / "data" / "mnist").iterdir()}
+        done = command("data", "fetch", "mnist")
+        assert [line.split(",")[0].split(": ")[1] for line in done.lines[:4]] == ["was there"] * 4
+
+    def test_another_content_than_was_published_is_refused(self, command, write, tmp_path, monkeypatch, request):
+        write.mnist(tmp_path / "published")
+        self.serve(tmp_path / "published", monkeypatch, request, packed="0" * 64)
+        done = command("data", "fetch", "mnist")
+        assert done.code == 2
+        assert "sends something else than train-images-idx3-ubyte.gz as it was published" in done.err
+        assert not list((tmp_path / "home" / "data" / "mnist").glob("*.gz"))
 
     def test_what_is_at_no_address_says_where_to_get_it(self, command):
         done = command("data", "fetch", "celeba64")
