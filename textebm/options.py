@@ -333,6 +333,50 @@ class Likelihood(ModelOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class Fid(DeviceOptions):
+    """FID of generated images: the Fréchet distance of Inception's features of them and of real images.
+
+    KID, precision, recall, density and coverage stand beside it in the details. Without Inception's published weights
+    --features mobilenetv2 gives a substitute, which is no FID (docs/image-metrics.md).
+
+    examples:
+      textebm fid --samples samples/ --data real-images/
+      textebm fid --samples samples.npz --data real-images/ -n 10000 --weights pt_inception-2015-12-05-6726825d.pth
+      textebm fid --samples samples/ --data real.npy --features mobilenetv2 --format text
+    """
+
+    samples: str = tyro.MISSING
+    """Generated images: a folder of PNG or JPEG files, or an array of uint8 in a .npy or .npz file."""
+    data: str = tyro.MISSING
+    """Real images: the same."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """Generated images to take, spread evenly over those that there are (default: all)."""
+    real_n: int | None = None
+    """Real images to take, likewise."""
+    features: Literal["inception", "inception-pytorch-fid", "mobilenetv2"] = "inception"
+    """Whose features: the published Inception's, images resized as by TensorFlow (and torch-fidelity) or as by
+    pytorch-fid; or MobileNetV2's."""
+    weights: str | None = None
+    """File of the network's weights (default: one on this machine, else a checked download)."""
+    frechet_only: bool = False
+    """Leave out KID, precision, recall, density and coverage."""
+    kid_subsets: int = 100
+    """Random subsets that KID is the mean of."""
+    kid_subset_size: int = 1000
+    """Images of either side in each."""
+    neighbours: int = 3
+    """k of precision and recall."""
+    skip_bad: bool = False
+    """Leave out files of a folder that cannot be read, and say how many they are."""
+    seed: int = 0
+    """Of KID's subsets."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object, or lines for people."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ExplainSignature:
     """Explain a signature, fact by fact; or say whether the scores that two signatures belong to compare.
 
