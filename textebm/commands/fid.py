@@ -56,16 +56,21 @@ TITLES = {"fid": "FID", "frechet-mobilenetv2": "Fréchet distance of MobileNetV2
 def describe(score: "Score") -> str:
     """A score for people."""
     details = score.details
-    low, high = score.interval
     title = TITLES.get(
         score.metric, "Fréchet distance of Inception's features, weights not the published ones (no FID)"
     )
     lines = [
-        f"{title}: {score.score:.3f}  (95 % interval {low:.3f} to {high:.3f}, the real images held fixed)",
+        f"{title}: {score.score:.3f}{_between(score.interval)}",
         f"{details['generated']['images']:,} generated images of {details['generated']['of']:,}, "
         f"{details['real']['images']:,} real ones of {details['real']['of']:,}",
     ]
     return "\n".join([*lines, *_describe_others(details), f"signature: {score.signature}"])
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return ""
+    return f"  (95 % interval {interval[0]:.3f} to {interval[1]:.3f}, the real images held fixed)"
 
 
 def _describe_others(details: dict[str, Any]) -> list[str]:

@@ -17,8 +17,10 @@ from textebm.errors import UsageError
 
 Array = NDArray[np.float64]
 
-Z_95 = 1.959963984540054
-"""The standard normal's 97.5 % quantile."""
+GROUPS = 20
+"""Of the jackknife behind an interval."""
+T_95 = 2.093024054408263
+"""The 97.5 % quantile of Student's t with 19 degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -114,71 +116,51 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     Raises:
         UsageError: the two have different numbers of features, or an entry that is not finite.
     """
-    return Comparison.of(first, second).distance
+    if first.mean.shape != second.mean.shape:
+        raise UsageError(f"features of {len(first.mean)} and of {len(second.mean)} numbers do not compare")
+    for side in (first, second):
+        if not (np.isfinite(side.mean).all() and np.isfinite(side.covariance).all()):
+            raise UsageError("a mean or a covariance of features is not finite")
+    one, other = Factor.of(first.covariance), Factor.of(second.covariance)
+    product = one.roots[:, None] * (one.vectors.T @ other.vectors) * other.roots
+    return _distance(first, second, float(np.linalg.svd(product, compute_uv=False).sum()))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The distance of two Gaussians, and what its derivative needs.
+def _distance(first: Gaussian, second: Gaussian, trace_of_root: float) -> float:
+    shift = first.mean - second.mean
+    traces = float(np.trace(first.covariance) + np.trace(second.covariance))
+    return max(0.0, float(shift @ shift) + traces - 2 * trace_of_root)
+
+
+def standard_error(features: NDArray[np.floating], second: Gaussian) -> float | None:
+    """Standard error of the distance over samples of the first side's size, the second side held fixed.
+
+    It is the jackknife that leaves out one of `GROUPS` groups at a time (Efron and Tibshirani 1993, section 11.5); a
+    group is every `GROUPS`-th vector. A bootstrap would not do: vectors drawn twice make a covariance that is further
+    from any other, so that every resampled distance is too large. On Gaussians of 60 dimensions it was 0.8 to 1.9 times
+    the standard deviation over samples, from 40 vectors, whose covariance is singular, to 600; the largest of samples
+    of one distribution. It says nothing of the distance's bias.
 
     Args:
-        distance: the Fréchet distance.
-        first, second: the Gaussians.
-        factor: of the first covariance.
-        left: left singular vectors of Σ₁^½ Σ₂^½ in the basis of `factor`; shape (rank, values).
-        values: its singular values; shape (values,).
+        features: what the first Gaussian is fitted to; shape (images, features).
+        second: the other one.
+
+    Returns:
+        None where there are fewer than two vectors a group.
     """
-
-    distance: float
-    first: Gaussian
-    second: Gaussian
-    factor: Factor
-    left: Array
-    values: Array
-
-    @classmethod
-    def of(cls, first: Gaussian, second: Gaussian) -> "Comparison":
-        """Compare two Gaussians; see `frechet_distance`."""
-        if first.mean.shape != second.mean.shape:
-            raise UsageError(f"features of {len(first.mean)} and of {len(second.mean)} numbers do not compare")
-        for side in (first, second):
-            if not (np.isfinite(side.mean).all() and np.isfinite(side.covariance).all()):
-                raise UsageError("a mean or a covariance of features is not finite")
-        factor, other = Factor.of(first.covariance), Factor.of(second.covariance)
-        product = factor.roots[:, None] * (factor.vectors.T @ other.vectors) * other.roots
-        left, values, _ = np.linalg.svd(product, full_matrices=False)
-        shift = first.mean - second.mean
-        traces = np.trace(first.covariance) + np.trace(second.covariance)
-        distance = float(shift @ shift + traces - 2 * values.sum())
-        return cls(max(distance, 0.0), first, second, factor, left, values)
-
-    def influence(self, features: NDArray[np.floating], rows_at_once: int = 4096) -> Array:
-        """By how much each vector of the first sample pulls the distance up: the influence function at that sample.
-
-        With d = x − μ₁, and T = Σ₁^−½ (Σ₁^½Σ₂Σ₁^½)^½ Σ₁^−½ the optimal transport map from the first Gaussian to the
-        second, the derivative of the distance in the weight of x is 2 (μ₁ − μ₂)·d + dᵀ(I − T)d, less its mean.
-
-        Args:
-            features: what the first Gaussian was fitted to; shape (images, features).
-            rows_at_once: bounds the memory.
-
-        Returns:
-            Shape (images,); its mean is 0.
-        """
-        whitening = self.factor.vectors / self.factor.roots
-        transport = whitening @ (self.left * np.sqrt(self.values))  # x ↦ its coordinates under T^½
-        direction = 2 * (self.first.mean - self.second.mean)
-        pulls = np.empty(len(features))
-        for begin in range(0, len(features), rows_at_once):
-            centred = features[begin : begin + rows_at_once].astype(np.float64) - self.first.mean
-            quadratic = (centred**2).sum(axis=1) - ((centred @ transport) ** 2).sum(axis=1)
-            pulls[begin : begin + rows_at_once] = centred @ direction + quadratic
-        return pulls - pulls.mean()
-
-    def standard_error(self, features: NDArray[np.floating]) -> float:
-        """Standard error of the distance over samples of the first side's size, the second side held fixed.
-
-        It is the infinitesimal jackknife (Efron and Tibshirani 1993, chapter 22): the root of Σᵢ Lᵢ² / n² over the
-        influences L. It says nothing of the bias, which depends on n.
-        """
-        return float(np.sqrt((self.influence(features) ** 2).sum()) / len(features))
+    if len(features) < 2 * GROUPS:
+        return None
+    whole = fit(features)
+    scatter = whole.covariance * (whole.count - 1)
+    other = Factor.of(second.covariance)
+    root = other.vectors * other.roots
+    found = []
+    for group in range(GROUPS):
+        centred = features[group::GROUPS].astype(np.float64) - whole.mean
+        rest = whole.count - len(centred)
+        shift = -centred.sum(axis=0) / rest
+        covariance = (scatter - centred.T @ centred - rest * np.outer(shift, shift)) / (rest - 1)
+        left = Gaussian(whole.mean + shift, covariance, rest)
+        values = np.linalg.eigvalsh(root.T @ covariance @ root)  # rounds more than `frechet_distance`, and is faster
+        found.append(_distance(left, second, float(np.sqrt(np.maximum(values, 0)).sum())))
+    return float(np.sqrt((GROUPS - 1) * np.var(found)))

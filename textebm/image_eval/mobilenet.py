@@ -86,8 +86,10 @@ def from_state(state: Mapping[str, Tensor]) -> MobileNetV2:
     Raises:
         RuntimeError: names or shapes are not the network's.
     """
-    network = MobileNetV2().eval().requires_grad_(False)
-    network.load_state_dict(dict(state))
+    with torch.device("meta"):  # no weights are drawn that would be overwritten
+        network = MobileNetV2().eval()
+    network.load_state_dict(dict(state), assign=True)
+    network.float().requires_grad_(False)
     _fold(network)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

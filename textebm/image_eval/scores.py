@@ -55,9 +55,9 @@ class Score:
     metric: str
     """`fid` of the published Inception weights alone; otherwise the name says whose features they are."""
     score: float
-    interval: tuple[float, float]
-    """95 % interval over samples of generated images of this number, the real images held fixed. It does not cover the
-    bias, which makes the distance of few images too large."""
+    interval: tuple[float, float] | None
+    """95 % interval over samples of generated images of this number, the real images held fixed; None of fewer than 40.
+    It does not cover the bias, which makes the distance of few images too large."""
     signature: Signature
     details: dict[str, Any]
 
@@ -107,9 +107,8 @@ def frechet_score(
     of_real = store.features_of(extractor, real, rows["real"], cache=cache, advance=advance)
     of_generated = store.features_of(extractor, generated, rows["generated"], keep=False, advance=advance)
     first, second = frechet.fit(of_generated.features), frechet.fit(of_real.features)
-    compared = frechet.Comparison.of(first, second)
-    error = compared.standard_error(of_generated.features)
-    margin = frechet.Z_95 * error
+    distance = frechet.frechet_distance(first, second)
+    error = frechet.standard_error(of_generated.features, second)
     signature = Signature(
         {
             "metric": extractor.metric,
@@ -119,14 +118,14 @@ def frechet_score(
             "real-n": second.count,
             "n": first.count,
             **extractor.facts,
-            "interval": "infinitesimal-jackknife",
+            "interval": f"jackknife-{frechet.GROUPS}",
             "version": __version__,
         }
     )
     shift = first.mean - second.mean
     details = {
         "standard_error": error,
-        "parts": {"means": float(shift @ shift), "covariances": compared.distance - float(shift @ shift)},
+        "parts": {"means": float(shift @ shift), "covariances": distance - float(shift @ shift)},
         **(_others(of_generated, of_real, settings) if settings.others else {}),
         "generated": _described(generated, of_generated),
         "real": _described(real, of_real) | {"cached": of_real.kept},
@@ -138,8 +137,14 @@ def frechet_score(
         },
         "warnings": _warnings(extractor, first, second),
     }
-    interval = (max(0.0, compared.distance - margin), compared.distance + margin)
-    return Score(extractor.metric, compared.distance, interval, signature, details)
+    return Score(extractor.metric, distance, _interval(distance, error), signature, details)
+
+
+def _interval(distance: float, error: float | None) -> tuple[float, float] | None:
+    if error is None:
+        return None
+    margin = frechet.T_95 * error
+    return max(0.0, distance - margin), distance + margin
 
 
 def _others(generated: store.Kept, real: store.Kept, settings: Settings) -> dict[str, Any]:
