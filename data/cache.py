@@ -11,14 +11,13 @@ and a text that moves keeps its entry. Entries are independent: any of them may 
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from textebm.data.entries import building, replace
 from textebm.data.registry import Corpus, Split
 from textebm.data.text import (
     Chunk,
@@ -76,11 +75,11 @@ def vocabulary(corpus: Corpus, options: VocabularyOptions, watch: Watch | None =
         ConfigError: the vocabulary's size leaves no room.
     """
     path = folder() / f"{_key(corpus.digest('train'), options)}.vocabulary.json"
-    with _building(path) as found:
+    with building(path) as found:
         if not found:
             sentences = _watched(corpus.sentences("train"), watch)
             tokenizer = build_tokenizer(sentences, **dataclasses.asdict(options))
-            _replace(path, lambda temporary: write_tokenizer(tokenizer, temporary))
+            replace(path, lambda temporary: write_tokenizer(tokenizer, temporary))
     try:
         return read_tokenizer(path)
     except CheckpointError:  # damaged: built anew, once
@@ -100,7 +99,7 @@ def encoded(
     settings = {"tokenizer": tokenizer.to_str(), **dataclasses.asdict(options)}
     path = folder() / f"{_key(corpus.digest(split), settings)}.json"
     try:
-        with _building(path, lambda: _is_whole(path)) as found:
+        with building(path, lambda: _is_whole(path)) as found:
             if not found:
                 _encode(corpus, split, tokenizer, options, path, watch)
     except DataError as error:
@@ -113,40 +112,6 @@ def _key(*parts: object) -> str:
     plain = [dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part for part in parts]  # type: ignore[arg-type]
     written = json.dumps([FORMAT, *plain], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(written.encode()).hexdigest()[:32]
-
-
-@contextmanager
-def _building(path: Path, whole: Callable[[], bool] | None = None) -> Iterator[bool]:
-    """Whether an entry is there; if not, the entry is this process's to build, and others wait for it."""
-    from filelock import FileLock
-
-    whole = whole or path.is_file
-    if whole():
-        yield True
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            for left in path.parent.glob(f".{path.stem}.*.tmp"):  # by a process that was killed
-                left.unlink(missing_ok=True)
-            yield whole()
-    except OSError as error:
-        raise DataError(
-            f"the cache of encoded text in {path.parent} cannot be written ({error.strerror or error}). Make room or "
-            "give permission there, or name another folder in the environment variable TEXTEBM_HOME."
-        ) from None
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, and move it into place when it is complete and on the disk."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _watched(sentences: Iterable[str], watch: Watch | None) -> Iterator[str]:
@@ -182,9 +147,9 @@ def _encode(
         require_sentences(report, sentences, options)
 
     arrow = path.with_suffix(".arrow")
-    _replace(arrow, write)
+    replace(arrow, write)
     described = json.dumps({"size": arrow.stat().st_size, "report": dataclasses.asdict(report)}, indent=2) + "\n"
-    _replace(path, lambda temporary: temporary.write_text(described, encoding="utf-8"))
+    replace(path, lambda temporary: temporary.write_text(described, encoding="utf-8"))
 
 
 def _is_whole(path: Path) -> bool:

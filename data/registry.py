@@ -210,7 +210,11 @@ def held_out_share(sentence: str) -> Split:
 
     So equal sentences never stand in two splits, and a file that grows keeps its splits.
     """
-    digest = hashlib.blake2b(sentence.encode(), digest_size=8).digest()
+    return held_out_part(hashlib.blake2b(sentence.encode(), digest_size=8).digest())
+
+
+def held_out_part(digest: bytes) -> Split:
+    """The split that a hash of content says: one in twenty valid, one in twenty test."""
     share = int.from_bytes(digest, "big") % HOLD_OUT_SHARES
     return "valid" if share == 0 else "test" if share == 1 else "train"
 

@@ -1,0 +1,1 @@
+"""The cards of named sets of images: files, hashes, counts, licence, source."""

@@ -1,0 +1,362 @@
+"""Images as batches: from what the user wrote behind `--data` to three splits of pictures, decoded, mapped, in batches.
+
+corpus = resolve_images("mnist", data_dir)
+train = corpus.encoded("train")
+for rows in image_batches(len(train), 100, seed=0, epoch=0):
+    x = train.batch(rows).to(device)
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from textebm.data.batches import permuted
+from textebm.data.cache import Watch
+from textebm.data.image_cache import Entry, ImageReport, Recipe, entry
+from textebm.data.image_cards import ImageCard, fetch, image_card_names, load_image_card, places
+from textebm.data.image_decoding import CROPS, Crop, Fitting, is_coloured, opened
+from textebm.data.image_files import ARCHIVE_ENDINGS, FolderFiles, is_image, open_container
+from textebm.data.image_layouts import find, folder_sources
+from textebm.data.image_sources import ImageSource, Pictures, combined
+from textebm.data.registry import HOLD_OUT_SHARES, SPLITS, TEXT_NAME, Split, held_out_part
+from textebm.data.sources import HUB_PREFIX
+from textebm.errors import DataError
+from textebm.model.image_batch import ImageBatch, ImageShape
+
+__all__ = [
+    "EncodedImages",
+    "ImageBatch",
+    "ImageCorpus",
+    "ImageReport",
+    "ImageShape",
+    "image_batches",
+    "is_image_data",
+    "resolve_images",
+]
+
+HOLD_OUT_SEED = 0
+"""Of the permutations that draw valid out of a published training set, and the images that `max_images` leaves."""
+LARGEST_SIDE = 1024
+"""Pixels; larger images are beyond what this model is for."""
+
+
+class EncodedImages:
+    """One split, decoded: a memory-mapped array, and labels where there are any.
+
+    Args:
+        entry: of the cache.
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        self.pixels = entry.pixels
+        """(images, channels, height, width) uint8."""
+        self.labels = entry.labels
+        """(images,) the class of each, or None."""
+        self.class_names = entry.class_names
+        """Name of class 0, 1, ..."""
+        self.report = entry.report
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> ImageShape:
+        """Of each image."""
+        return self.report.shape
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> ImageBatch:
+        """The images of these rows, in the order given: value v of a pixel becomes v / 127.5 − 1."""
+        return ImageBatch(torch.from_numpy(self.pixels[rows]).float().div_(127.5).sub_(1.0))
+
+
+def image_batches(n: int, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows of the images in shuffled batches: every image once; the last batch is smaller where they do not come out
+    even.
+
+    A pure function of its arguments, computed as it is asked for: a resumed run sees the batches it would have seen.
+
+    Args:
+        n: how many images there are.
+        batch_size: images in a batch.
+        seed: of the run's data order.
+        epoch: each epoch has another order.
+        first: number of the batch to begin with.
+    """
+    for begin in range(first * batch_size, n, batch_size):
+        yield permuted(np.arange(begin, min(begin + batch_size, n)), n, seed, epoch)
+
+
+# ---- splits
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of a source's pictures a split takes.
+
+    Args:
+        shares: the splits whose pictures it takes, where the source holds several; None: all.
+        held_out: how many pictures of the source are valid, drawn by a fixed permutation of their numbers; None: a
+            hash of each picture's content says its split, as of sentences: one in twenty valid, one in twenty test.
+        apart: the splits that are told apart so.
+        limit: how many it takes at most, drawn by a fixed permutation, in the source's order.
+    """
+
+    shares: frozenset[Split] | None = None
+    held_out: int | None = None
+    apart: frozenset[Split] = frozenset()
+    limit: int | None = None
+
+    def of(self, pictures: Pictures, where: str) -> npt.NDArray[np.int64]:
+        """The rows, ascending.
+
+        Raises:
+            DataError: there is none.
+        """
+        n = len(pictures)
+        rows = np.arange(n)
+        if self.shares is not None:
+            valid = self._drawn(n) if self.held_out is not None else None
+            shares = [self._share(pictures, row, valid) for row in range(n)]
+            rows = rows[np.array([share in self.shares for share in shares], dtype=bool)]
+        if not len(rows):
+            raise DataError(
+                f"{where}: {n:,} pictures are too few to hold some out: one in {HOLD_OUT_SHARES} goes to valid, one "
+                "to test. Give a folder with train, valid and test instead"
+            )
+        if self.limit is not None and self.limit < len(rows):
+            rows = rows[np.sort(permuted(np.arange(self.limit), len(rows), HOLD_OUT_SEED, 1))]
+        return rows
+
+    def _drawn(self, n: int) -> frozenset[int]:
+        """The rows that are valid; at most half of the source, so that a small copy of it can be used."""
+        assert self.held_out is not None
+        return frozenset(permuted(np.arange(min(self.held_out, n // 2)), n, HOLD_OUT_SEED, 0).tolist())
+
+    def _share(self, pictures: Pictures, row: int, valid: frozenset[int] | None) -> Split:
+        if valid is not None:
+            return "valid" if row in valid else "train"
+        split = held_out_part(pictures.fingerprint(row))
+        return split if split in self.apart else "train"
+
+    def plain(self) -> list[object]:
+        """What decides the rows, for a digest."""
+        shares = None if self.shares is None else sorted(self.shares)
+        return [shares, self.held_out, sorted(self.apart), self.limit, HOLD_OUT_SHARES, HOLD_OUT_SEED]
+
+
+@dataclass(frozen=True)
+class ImageCorpus:
+    """A set of images with train, valid and test.
+
+    What it has no source for is held out of train: of a published set valid, `card.held_out` images drawn by a fixed
+    permutation; of any other one picture in twenty for valid, and one for test, by a hash of its content.
+    """
+
+    name: str
+    sources: Mapping[Split, ImageSource]
+    fitting: Fitting
+    card: ImageCard | None = None
+    max_images: int | None = None
+    """How many images train has at most."""
+    whole_train: bool = False
+    """Whether train keeps the images that are valid too."""
+    skip_bad: bool = False
+    _digests: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
+    """Of sources by their identity: each is read once for it."""
+
+    @property
+    def shape(self) -> ImageShape:
+        """Of every image."""
+        return self.fitting.shape
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of class 0, 1, ...; empty where there are no labels."""
+        return self.sources["train"].class_names
+
+    @property
+    def held_out(self) -> tuple[Split, ...]:
+        """The splits that are held out of train."""
+        return tuple(split for split in SPLITS if split not in self.sources)
+
+    def source(self, split: Split) -> ImageSource:
+        """Where the pictures of a split lie: of one that is held out, where those of train lie."""
+        return self.sources.get(split, self.sources["train"])
+
+    def describe(self, split: Split) -> str:
+        """What messages call the place where the pictures of a split lie."""
+        return self.source(split).describe()
+
+    def choice(self, split: Split) -> Choice:
+        """Which pictures of its source a split takes."""
+        limit = self.max_images if split == "train" else None
+        if not self.held_out or (split in self.sources and split != "train"):
+            return Choice(limit=limit)
+        shares: set[Split] = {split, "valid"} if split == "train" and self.whole_train else {split}
+        return Choice(frozenset(shares), self.card.held_out if self.card else None, frozenset(self.held_out), limit)
+
+    def digest(self, split: Split) -> str:
+        """SHA-256, as hexadecimal digits, of what decides the images of a split: the same wherever they lie.
+
+        Raises:
+            DataError: the source cannot be read.
+        """
+        source = self.source(split)
+        if id(source) not in self._digests:
+            self._digests[id(source)] = source.digest()
+        shape = [self.shape.channels, self.shape.height, self.shape.width]
+        return combined(self._digests[id(source)], self.choice(split).plain(), shape, self.fitting.crop, self.skip_bad)
+
+    def encoded(self, split: Split, watch: Watch | None = None) -> EncodedImages:
+        """A split, decoded: mapped from the cache, where it is put if it is not there.
+
+        Raises:
+            DataError: something is missing or damaged; the message says what, and names the split.
+        """
+        source = self.source(split)
+
+        def pictures() -> tuple[Pictures, npt.NDArray[np.int64]]:
+            found = source.read()
+            return found, self.choice(split).of(found, source.describe())
+
+        recipe = Recipe(split, pictures, source.class_names, self.fitting, self.skip_bad)
+        return EncodedImages(entry(self.digest(split), recipe, watch))
+
+    def warnings(self) -> list[str]:
+        """What a person ought to know before they use it."""
+        found = []
+        if self.whole_train and "valid" in self.held_out:
+            found.append(
+                "valid is part of train, as was asked for: what is measured on valid says nothing of new images"
+            )
+        return found
+
+
+# ---- resolving
+
+
+def is_image_data(name: str, data_dir: str | None = None) -> bool:
+    """Whether what stands behind `--data` names images rather than text.
+
+    It does if it has a card, if it is an archive or a folder with more image files than text files, or if it is a data
+    set with a column of images.
+    """
+    if name in image_card_names():
+        return True
+    if name.startswith(HUB_PREFIX):
+        return _is_hub_of_images(name)
+    path = Path(name).expanduser()
+    try:
+        if path.is_dir():
+            names = FolderFiles(path).names()
+            return sum(map(is_image, names)) > sum(TEXT_NAME.search(file) is not None for file in names)
+        return path.is_file() and path.name.lower().endswith(ARCHIVE_ENDINGS)
+    except (OSError, ValueError, DataError):  # what cannot be looked at is nobody's images; who reads it says why
+        return False
+
+
+def _is_hub_of_images(name: str) -> bool:
+    from textebm.data import hub
+
+    try:
+        return hub.load(hub.Reference.parse(name)).kind == "image"
+    except DataError:
+        return False
+
+
+def resolve_images(
+    name: str,
+    data_dir: str | None = None,
+    size: int | None = None,
+    crop: Crop | None = None,
+    *,
+    channels: int | None = None,
+    max_images: int | None = None,
+    whole_train: bool = False,
+    skip_bad: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> ImageCorpus:
+    """The set of images that `name` means.
+
+    Args:
+        name: of a set that has a card; a folder or an archive (.tar, .tar.gz, .tar.xz, .zip) of pictures; or `hf:NAME`
+            for a data set that `datasets` reads, of the hub or a local one.
+        data_dir: folder with local copies of named sets; else the environment variable TEXTEBM_DATA, else what was
+            downloaded before, else a download where the set is published at an address that stays.
+        size: height and width in pixels; default: of a named set its own, else that of the first picture if it is
+            square.
+        crop: `centre`, the largest centred square, or `authors`, of CelebA; default: of a named set its own, else
+            `centre`.
+        channels: 1 for grey, 3 for colour; default: of a named set its own, else as the first picture has.
+        max_images: how many images train has at most: drawn by a fixed permutation, the same in every run.
+        whole_train: whether train keeps the images that are held out as valid, as in the published training sets.
+        skip_bad: whether pictures that cannot be decoded are left out and counted; else one is an error.
+        image_column: of a data set; default: its only one of images.
+        label_column: of a data set; default: its only one of class labels, if it has one.
+
+    Raises:
+        DataError: there is no such set, folder or picture, or an argument is out of range; the message says what to do.
+    """
+    _check_arguments(size, crop, channels, max_images)
+    if name in image_card_names():
+        card = load_image_card(name)
+        shape = ImageShape(channels or card.channels, size or card.size, size or card.size)
+        fitting = Fitting(shape, crop or card.crop)
+        return ImageCorpus(name, _published(card, data_dir), fitting, card, max_images, whole_train, skip_bad)
+    if name.startswith(HUB_PREFIX):
+        from textebm.data import image_hub
+
+        short, sources = image_hub.resolve(name, image_column, label_column)
+    else:
+        path = Path(name).expanduser()
+        if not path.is_dir() and not path.name.lower().endswith(ARCHIVE_ENDINGS):
+            known = ", ".join(image_card_names())
+            raise DataError(
+                f"{name!r} is neither a folder nor an archive of images, nor a named set; named sets: {known}"
+            )
+        short, sources = path.resolve().name.split(".")[0] or "images", folder_sources(open_container(path))
+    fitting = _fitting(sources["train"], size, crop or "centre", channels)
+    return ImageCorpus(short, sources, fitting, None, max_images, whole_train, skip_bad)
+
+
+def _check_arguments(size: int | None, crop: str | None, channels: int | None, max_images: int | None) -> None:
+    if size is not None and not 1 <= size <= LARGEST_SIDE:
+        raise DataError(f"images of {size} pixels a side: from 1 to {LARGEST_SIDE} are possible")
+    if crop is not None and crop not in CROPS:
+        raise DataError(f"no crop is named {crop!r}; there are {' and '.join(CROPS)}")
+    if channels not in (None, 1, 3):
+        raise DataError(f"images of {channels} channels: 1 (grey) and 3 (colour) are possible")
+    if max_images is not None and max_images < 1:
+        raise DataError(f"at most {max_images} images: at least 1 is wanted")
+
+
+def _published(card: ImageCard, data_dir: str | None) -> Mapping[Split, ImageSource]:
+    """The splits of a named set, from this machine or a download."""
+    found = find(card, places(card, data_dir))
+    if found is None and card.downloads and data_dir is None:
+        fetch(card)
+        found = find(card, places(card))
+    if found is None:
+        raise DataError(f"{card}: it does not ship with textebm, and no folder with a copy is named. {card.advice}")
+    return found
+
+
+def _fitting(source: ImageSource, size: int | None, crop: Crop, channels: int | None) -> Fitting:
+    """How the pictures of one's own set are made to fit: as the first one is, in what was not said."""
+    if size is not None and channels is not None:
+        return Fitting(ImageShape(channels, size, size), crop)
+    first = source.read().picture(0)
+    image = opened(first)
+    if size is None and (image.width != image.height or image.width > LARGEST_SIDE):
+        raise DataError(
+            f"{first.name}: {image.width}×{image.height} pixels: say the size of all images, in pixels a side "
+            "(--image-size)"
+        )
+    side = size or image.width
+    found = channels or (3 if is_coloured(image) else 1)
+    return Fitting(ImageShape(found, side, side), crop, refuse_colour=channels is None)
