@@ -340,15 +340,20 @@ class Fid(DeviceOptions):
     --features mobilenetv2 gives a substitute, which is no FID (docs/image-metrics.md).
 
     examples:
-      textebm fid --samples samples/ --data real-images/
-      textebm fid --samples samples.npz --data real-images/ -n 10000 --weights pt_inception-2015-12-05-6726825d.pth
-      textebm fid --samples samples/ --data real.npy --features mobilenetv2 --format text
+      textebm fid --samples samples/ --data cifar10
+      textebm fid --samples samples.npz --data cifar10 --against test -n 10000 --features mobilenetv2 --format text
+      textebm fid --samples cifar10:test --data cifar10 --weights pt_inception-2015-12-05-6726825d.pth
+      textebm fid --samples samples.zip --data real-images/
     """
 
     samples: str = tyro.MISSING
-    """Generated images: a folder of PNG or JPEG files, or an array of uint8 in a .npy or .npz file."""
+    """Generated images: files in a folder or an archive, an array of uint8 (.npy, .npz), or NAME:SPLIT."""
     data: str = tyro.MISSING
-    """Real images: the same."""
+    """Real images: a named data set or hf:NAME; or a folder, an archive or an array, all of which is taken."""
+    against: Literal["train", "valid", "test"] | None = None
+    """Split of a data set (default: train, the images that are held out of it included)."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named data sets; else TEXTEBM_DATA."""
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
     """Generated images to take, spread evenly over those that there are (default: all)."""
     real_n: int | None = None
@@ -367,7 +372,7 @@ class Fid(DeviceOptions):
     neighbours: int = 3
     """k of precision and recall."""
     skip_bad: bool = False
-    """Leave out files of a folder that cannot be read, and say how many they are."""
+    """Leave out files that cannot be read, and say how many they are."""
     seed: int = 0
     """Of KID's subsets."""
     format: Literal["json", "text"] = "json"

@@ -1,5 +1,6 @@
 """Names and shapes of published weights, weights of that form, and images."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+from textebm.image_eval.features import IMPLEMENTATIONS, MOBILENET_WEIGHTS, Implementation
+from textebm.image_eval.weights import sha256_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 Pictures = Callable[..., NDArray[np.uint8]]
@@ -58,3 +62,46 @@ def pictures() -> Pictures:
         return np.random.RandomState(seed).randint(0, 256, (count, 3, height, width)).astype(np.uint8)
 
     return make
+
+
+class ChannelMeans(nn.Module):
+    """A network for tests: mean and largest value of each channel, in as many numbers."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.register_buffer("scale", state["scale"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3)), x.amin(dim=(2, 3))], dim=1) * self.scale
+
+
+@pytest.fixture(scope="session")
+def toy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its weights."""
+    path = tmp_path_factory.mktemp("toy") / "toy.pth"
+    torch.save({"scale": torch.tensor(2.0)}, path)
+    return path
+
+
+@pytest.fixture
+def toy(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> Implementation:
+    """Features of that network in MobileNetV2's place, with its file as the published one."""
+    published = dataclasses.replace(MOBILENET_WEIGHTS, file=toy_file.name, sha256=sha256_of(toy_file), package=None)
+    toy = dataclasses.replace(
+        IMPLEMENTATIONS["mobilenetv2"],
+        size=9,
+        prepare=lambda images: images.float() / 255,
+        build=ChannelMeans,
+        published=published,
+    )
+    monkeypatch.setitem(IMPLEMENTATIONS, "mobilenetv2", toy)
+    return toy
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A TEXTEBM_HOME of the test's own, a hub folder without weights, and no network."""
+    monkeypatch.setenv("TEXTEBM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("TEXTEBM_OFFLINE", "1")
+    return tmp_path / "home"

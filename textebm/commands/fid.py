@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from textebm import options
 from textebm.commands.terminal import choose_device, parse, progress_bar, say, write
+from textebm.errors import UsageError
 
 if TYPE_CHECKING:
+    from textebm.data.registry import Split
     from textebm.image_eval.images import ImageSet
     from textebm.image_eval.scores import Score
 
@@ -26,22 +28,65 @@ def fid(arguments: Sequence[str]) -> int:
         neighbours=chosen.neighbours,
         seed=chosen.seed,
     )
-    generated, real = (_images(name, chosen.skip_bad) for name in (chosen.samples, chosen.data))
+    generated, (real, split) = _generated(chosen), _real(chosen)
     extractor = FeatureExtractor.load(chosen.features, chosen.weights, choose_device(chosen.device))
     total = (settings.n or len(generated)) + (settings.real_n or len(real))
     with progress_bar(total, "image") as bar:
-        score = frechet_score(generated, real, extractor, settings, data=Path(chosen.data).name, advance=bar.update)
+        name = Path(chosen.data).name if split is None else chosen.data
+        score = frechet_score(generated, real, extractor, settings, data=name, against=split, advance=bar.update)
     for warning in score.warnings:
         say(f"warning: {warning}")
     write(score.to_json() if chosen.format == "json" else describe(score), chosen.output)
     return 0
 
 
-def _images(name: str, skip_bad: bool) -> "ImageSet":
-    """The images that an option names; says how many were left out."""
+def _generated(chosen: options.Fid) -> "ImageSet":
+    """The images that --samples names."""
+    from textebm.data.registry import SPLITS
+
+    name, _, end = chosen.samples.rpartition(":")
+    for split in SPLITS:
+        if split == end and _is_data_set(name):
+            return _split_of(chosen, name, split)
+    if _is_data_set(chosen.samples):
+        raise UsageError(f"--samples {chosen.samples} is a data set: say which split, as in {chosen.samples}:test")
+    return _given(chosen.samples, chosen.skip_bad)
+
+
+def _real(chosen: options.Fid) -> "tuple[ImageSet, str | None]":
+    """The images that --data names, and the split that they are."""
+    if _is_data_set(chosen.data):
+        split: Split = chosen.against or "train"
+        return _split_of(chosen, chosen.data, split), split
+    if chosen.against is not None:
+        raise UsageError(
+            f"--against names a split of a data set, and --data {chosen.data} has none: all of it is taken"
+        )
+    return _given(chosen.data, chosen.skip_bad), None
+
+
+def _is_data_set(name: str) -> bool:
+    """Whether a name is that of images with splits: one that has a card, or one of the library datasets."""
+    from textebm.data.image_cards import image_card_names
+    from textebm.data.sources import HUB_PREFIX
+
+    return name in image_card_names() or name.startswith(HUB_PREFIX)
+
+
+def _split_of(chosen: options.Fid, name: str, split: "Split") -> "ImageSet":
+    """A split of a data set; train is the published one, whole."""
+    from textebm.data.images import resolve_images
+    from textebm.image_eval.images import ArrayImages
+
+    corpus = resolve_images(name, chosen.data_dir, whole_train=True, skip_bad=chosen.skip_bad)
+    return ArrayImages(f"{corpus.name}:{split}", corpus.encoded(split).pixels)
+
+
+def _given(name: str, skip_bad: bool) -> "ImageSet":
+    """The images of a folder, an archive or an array; says how many were left out."""
     from textebm.image_eval.images import ImageFiles, open_images
 
-    images = open_images(Path(name))
+    images = open_images(Path(name).expanduser())
     if not (skip_bad and isinstance(images, ImageFiles)):
         return images
     readable, bad = images.readable()

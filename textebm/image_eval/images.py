@@ -1,13 +1,15 @@
-"""Images to measure: a folder of files, an array in a file or in memory; read anew at each pass, as 8-bit pixels."""
+"""Images to measure: files in a folder or an archive, an array; read anew at each pass, as 8-bit pixels."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textebm.data.image_decoding import Picture, opened
+from textebm.data.image_files import ARCHIVE_ENDINGS, IMAGE_ENDINGS, Container, is_image, open_container
 from textebm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.int64]
 
-ENDINGS = (".png", ".jpg", ".jpeg")
 AT_ONCE = 64
 """Images read in one go."""
 
@@ -80,43 +81,36 @@ class ArrayImages:
 
 
 class ImageFiles:
-    """Images in files of their own, of any sizes.
+    """Images in files of their own, of any sizes, in a folder or an archive.
 
     8-bit grey, colour and palette images are taken as they are; an alpha channel is dropped where nothing is
     transparent. What would have to be changed to be measured is refused: transparency, 16 bits, CMYK.
 
     Args:
-        name: what they are called.
-        files: in their order.
+        container: the folder or archive.
+        files: names in it, in their order; all images by default.
+
+    Raises:
+        DataError: there is none, or the archive is damaged.
     """
 
-    def __init__(self, name: str, files: list[Path]) -> None:
-        self.name = name
-        self.files = files
+    def __init__(self, container: Container, files: Sequence[str] | None = None) -> None:
+        self.name = container.describe()
+        self._container = container
+        self.files = [name for name in container.names() if is_image(name)] if files is None else list(files)
+        if not self.files:
+            raise DataError(f"{self.name}: there is no image that can be read in it ({', '.join(IMAGE_ENDINGS)})")
 
-    @classmethod
-    def of_folder(cls, folder: Path) -> "ImageFiles":
-        """All PNG and JPEG files in a folder and the folders in it, in the order of their paths; no hidden ones.
-
-        Raises:
-            DataError: there is none.
-        """
-        inside = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
-        files = sorted(path for path in inside if not any(part.startswith(".") for part in path.parts))
-        if not files:
-            raise DataError(f"{folder}: there is no PNG or JPEG file in this folder")
-        return cls(str(folder), [folder / path for path in files])
-
-    def readable(self) -> "tuple[ImageFiles, list[Path]]":
+    def readable(self) -> "tuple[ImageFiles, list[str]]":
         """The same without the files that cannot be read, and those."""
         bad = []
-        for path in self.files:
+        for name in self.files:
             try:
-                read_image(path)
+                self.image(name)
             except DataError:
-                bad.append(path)
+                bad.append(name)
         left_out = set(bad)
-        return ImageFiles(self.name, [path for path in self.files if path not in left_out]), bad
+        return ImageFiles(self._container, [name for name in self.files if name not in left_out]), bad
 
     def __len__(self) -> int:
         return len(self.files)
@@ -125,7 +119,7 @@ class ImageFiles:
         """See `ImageSet`; a batch ends where the size changes."""
         waiting: list[Pixels] = []
         for row in rows:
-            image = read_image(self.files[row])
+            image = self.image(self.files[row])
             if waiting and (len(waiting) == AT_ONCE or waiting[0].shape != image.shape):
                 yield np.stack(waiting)
                 waiting = []
@@ -133,56 +127,50 @@ class ImageFiles:
         if waiting:
             yield np.stack(waiting)
 
+    def image(self, name: str) -> Pixels:
+        """The pixels of a file; shape (1 or 3, height, width).
 
-def read_image(path: Path) -> Pixels:
-    """The pixels of a file; shape (1 or 3, height, width).
-
-    Raises:
-        DataError: it cannot be read, or would have to be changed to be measured.
-    """
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as image:
-            image.load()
-            pixels = np.asarray(_plain(path, image))
-    except PIL.UnidentifiedImageError:
-        raise DataError(f"{path}: not an image, or one of an unknown format") from None
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:  # cut or damaged
-        raise DataError(f"{path}: this image cannot be read ({error})") from None
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        Raises:
+            DataError: it cannot be read, or would have to be changed to be measured.
+        """
+        where = f"{self.name}/{name}"
+        pixels = np.asarray(_plain(where, opened(Picture(where, self._container.read(name)))))
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _plain(path: Path, image: "Image") -> "Image":
+def _plain(where: str, image: "Image") -> "Image":
     """The image in 8-bit grey or colour.
 
     Raises:
         DataError: it has neither, or is transparent somewhere.
     """
-    if image.mode in ("LA", "La", "RGBA", "PA", "RGBa") or "transparency" in image.info:
+    if image.has_transparency_data:
         colours = image.convert("RGBA")
         if colours.getextrema()[3] != (255, 255):
-            raise DataError(f"{path}: is transparent in places; lay it on a background first")
-        return colours.convert("L" if image.mode in ("LA", "La", "L") else "RGB")
+            raise DataError(f"{where}: is transparent in places; lay it on a background first")
+        return colours.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
     if image.mode in ("L", "RGB"):
         return image
     if image.mode in ("1", "P"):
         return image.convert("L" if image.mode == "1" else "RGB")
-    raise DataError(f"{path}: pixels are of the kind {image.mode}, where 8-bit grey or RGB is wanted; convert it first")
+    raise DataError(f"{where}: pixels of the kind {image.mode}, where 8-bit grey or RGB is wanted; convert it first")
 
 
 def open_images(path: Path) -> "ArrayImages | ImageFiles":
-    """The images of a folder, or of an array in a .npy or .npz file.
+    """The images in a folder or an archive, or of an array in a .npy or .npz file.
 
     Raises:
         DataError: there is nothing of that kind.
     """
-    if path.is_dir():
-        return ImageFiles.of_folder(path)
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
+    if path.is_dir() or path.name.lower().endswith(ARCHIVE_ENDINGS):
+        return ImageFiles(open_container(path))
     if path.suffix not in (".npy", ".npz"):
-        raise DataError(f"{path}: images are a folder of PNG or JPEG files, or an array in a .npy or .npz file")
+        raise DataError(
+            f"{path}: images are files in a folder or an archive ({', '.join(ARCHIVE_ENDINGS)}), or an array in a .npy "
+            "or .npz file"
+        )
     try:
         loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         array = loaded if path.suffix == ".npy" else _only_array(path, loaded)

@@ -1,9 +1,8 @@
 """Features of real images, computed once and kept in TEXTEBM_HOME: every model that is measured needs them."""
 
+import functools
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from textebm.data import entries
 from textebm.errors import DataError
 from textebm.home import home
 from textebm.image_eval.features import FeatureExtractor
@@ -65,19 +65,23 @@ def features_of(
         DataError: an image cannot be read, or the cache cannot be written.
     """
     digest = digest_of(images, rows)
+    if not keep:
+        return Kept(extractor.features_of(images.batches(rows), advance), digest, False)
     written = json.dumps([FORMAT, digest, len(rows), extractor.facts], sort_keys=True)
     path = (cache or folder()) / f"{hashlib.sha256(written.encode()).hexdigest()[:32]}.safetensors"
-    if keep and (found := _read(path, len(rows))) is not None:
-        if advance is not None:
-            advance(len(rows))
-        return Kept(found, digest, True)
-    features = extractor.features_of(images.batches(rows), advance)
-    if keep:
-        _write(path, features)
-    return Kept(features, digest, False)
+    with entries.building(path, lambda: _read(path) is not None, "image features") as there:
+        if not there:
+            found = extractor.features_of(images.batches(rows), advance)
+            entries.replace(path, functools.partial(_write, found))
+    features = _read(path)
+    if features is None:
+        raise DataError(f"features that were kept in {path} cannot be read again; is the disk whole?")
+    if there and advance is not None:
+        advance(len(rows))
+    return Kept(features, digest, there)
 
 
-def _read(path: Path, images: int) -> NDArray[np.float32] | None:
+def _read(path: Path) -> NDArray[np.float32] | None:
     """What was kept; None where there is nothing, or what there is is damaged and will be computed anew."""
     from safetensors import SafetensorError, safe_open
 
@@ -87,29 +91,15 @@ def _read(path: Path, images: int) -> NDArray[np.float32] | None:
         with safe_open(path, framework="numpy") as file:
             features: NDArray[np.float32] = file.get_tensor("features")
             whole = (file.metadata() or {}).get("sha256") == _sha256(features)
-    except (SafetensorError, OSError):
+    except SafetensorError:
         return None
-    return features if whole and len(features) == images else None
+    return features if whole else None
 
 
-def _write(path: Path, features: NDArray[np.float32]) -> None:
-    """Under another name first, so that the file is there whole or not at all."""
+def _write(features: NDArray[np.float32], path: Path) -> None:
     from safetensors.numpy import save_file
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
-        os.close(descriptor)
-        try:
-            save_file({"features": features}, temporary, metadata={"sha256": _sha256(features)})
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"features cannot be kept in {path.parent} ({error.strerror or error}); name another folder in the "
-            "environment variable TEXTEBM_HOME"
-        ) from None
+    save_file({"features": features}, path, metadata={"sha256": _sha256(features)})
 
 
 def _sha256(features: NDArray[np.float32]) -> str:
