@@ -5,11 +5,13 @@ Everything is given as plain dictionaries, ready for JSON; the command line word
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from textebm.data import registry
+from textebm.data import image_catalogue, registry
+from textebm.data.image_cards import image_card_names
+from textebm.data.images import is_image_data
 from textebm.data.registry import SPLITS, Card, Corpus, Split, card_names, load_card, locate, resolve
 from textebm.data.sources import HUB_PREFIX
 from textebm.errors import DataError
@@ -45,8 +47,9 @@ def listing(data_dir: str | None = None) -> list[dict[str, Any]]:
     """Every named corpus: name, title, sentences, licence, where it was found, and whether it can be downloaded.
 
     `found` is a folder, or None where the corpus is not on this machine; `problem` says what is wrong with a copy.
+    Sets of images, which have images in the place of sentences, follow the corpora of text.
     """
-    return [_entry(load_card(name), data_dir) for name in card_names()]
+    return [*(_entry(load_card(name), data_dir) for name in card_names()), *image_catalogue.listing(data_dir)]
 
 
 def _entry(card: Card, data_dir: str | None) -> dict[str, Any]:
@@ -57,6 +60,7 @@ def _entry(card: Card, data_dir: str | None) -> dict[str, Any]:
     return {
         "name": card.name,
         "title": card.title,
+        "kind": "text",
         "sentences": {split: card.splits[split].sentences for split in SPLITS},
         "licence": card.licence,
         "found": None if files is None else str(files["train"].parent),
@@ -66,20 +70,44 @@ def _entry(card: Card, data_dir: str | None) -> dict[str, Any]:
     }
 
 
-def describe(data: str, data_dir: str | None = None, text_field: str | None = None) -> dict[str, Any]:
+def describe(
+    data: str, data_dir: str | None = None, text_field: str | None = None, images: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What `data` means: a named corpus's card and where its files are; of anything else what it resolves to, counted.
 
     Nothing is downloaded for a named corpus.
+
+    Args:
+        data, data_dir, text_field: as for `resolve`, or as for `resolve_images`.
+        images: further arguments of `resolve_images`.
 
     Raises:
         DataError: there is no such corpus, or it cannot be read.
     """
     if data in card_names():
         return _describe_card(load_card(data), data_dir)
+    if _means_images(data, data_dir, text_field):
+        return _describe_images(data, data_dir, images or {})
     if data.startswith(HUB_PREFIX):
         return _describe_hub(data, text_field)
     corpus = resolve(data, data_dir, text_field)
     return {"name": corpus.name, "kind": "text", **_describe_splits(corpus)}
+
+
+def _means_images(data: str, data_dir: str | None, text_field: str | None) -> bool:
+    """Whether images are meant, and no text was asked for."""
+    return text_field is None and data not in card_names() and is_image_data(data, data_dir)
+
+
+def _describe_images(data: str, data_dir: str | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Images, and of a data set its columns: also where it is not plain which of them are meant."""
+    if not data.startswith(HUB_PREFIX):
+        return image_catalogue.describe(data, data_dir, **chosen)
+    about = _about_hub(data)
+    try:
+        return {**about, **image_catalogue.describe(data, data_dir, **chosen), "name": about["name"]}
+    except DataError as error:
+        return {**about, "problem": str(error)}
 
 
 def _describe_card(card: Card, data_dir: str | None) -> dict[str, Any]:
@@ -96,16 +124,20 @@ def _describe_card(card: Card, data_dir: str | None) -> dict[str, Any]:
         for split in SPLITS
     }
     told = {"description": card.description.strip(), "source": card.source, "notes": card.notes, "advice": card.advice}
-    return {**entry, "kind": "text", "unknown": card.unknown, **told, "splits": splits}
+    return {**entry, "unknown": card.unknown, **told, "splits": splits}
 
 
-def _describe_hub(data: str, text_field: str | None) -> dict[str, Any]:
+def _about_hub(data: str) -> dict[str, Any]:
     from textebm.data import hub
 
     found = hub.load(hub.Reference.parse(data))
     rows = {name: len(split) for name, split in found.splits.items()}
-    about = {"name": found.name, "kind": found.kind, "columns": found.columns, "rows": rows}
-    if found.kind != "text" and text_field is None:
+    return {"name": found.name, "kind": found.kind, "columns": found.columns, "rows": rows}
+
+
+def _describe_hub(data: str, text_field: str | None) -> dict[str, Any]:
+    about = _about_hub(data)
+    if about["kind"] != "text" and text_field is None:
         return about
     try:
         corpus = resolve(data, text_field=text_field)
@@ -140,6 +172,8 @@ def fetch(name: str) -> dict[str, Any]:
     Raises:
         DataError: the corpus is not named, ships anyway, is published nowhere, or cannot be had.
     """
+    if name in image_card_names():
+        return image_catalogue.fetch(name)
     card = load_card(name)
     if card.embedded:
         raise DataError(f"{card} ships with textebm: there is nothing to download, and --data {name} uses it")
@@ -149,8 +183,13 @@ def fetch(name: str) -> dict[str, Any]:
     return {"name": name, "licence": card.licence, "splits": files}
 
 
-def check(data: str, data_dir: str | None = None, text_field: str | None = None) -> dict[str, Any]:
+def check(
+    data: str, data_dir: str | None = None, text_field: str | None = None, images: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Read a corpus to its end, and hold a named one against its card.
+
+    Args:
+        data, data_dir, text_field, images: as for `describe`.
 
     Returns:
         `ok`, and for each split its counts, `ok`, and `problems`: what differs from the card, or cannot be read.
@@ -158,6 +197,8 @@ def check(data: str, data_dir: str | None = None, text_field: str | None = None)
     Raises:
         DataError: there is no such corpus here.
     """
+    if _means_images(data, data_dir, text_field):
+        return image_catalogue.check(data, data_dir, **(images or {}))
     if data in card_names():
         card = load_card(data)
         files = locate(card, data_dir)

@@ -10,6 +10,7 @@ import lzma
 import os
 import tarfile
 import tempfile
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -130,7 +131,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in PurePosixPath(name).parts)
 
 
 class FolderFiles:
@@ -237,10 +238,10 @@ class TarFiles(_Archive):
     def _file(self) -> IO[bytes]:
         if self.path.name.lower().endswith(".tar"):
             with _reading(self.path):
-                return self.path.open("rb")
-        limit = max(SMALLEST_LIMIT, LARGEST_RATIO * self.path.stat().st_size)
-        spooled = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as this object
+                return self._closed_at_last(self.path.open("rb"))
+        spooled = self._closed_at_last(tempfile.TemporaryFile())  # noqa: SIM115  it lives as long as this object
         with _reading(self.path), self._unpacked() as packed:
+            limit = max(SMALLEST_LIMIT, LARGEST_RATIO * self.path.stat().st_size)
             while piece := packed.read(READ_AT_ONCE):
                 if spooled.tell() + len(piece) > limit:
                     raise DataError(
@@ -250,8 +251,13 @@ class TarFiles(_Archive):
                 spooled.write(piece)
         return spooled
 
+    def _closed_at_last(self, file: IO[bytes]) -> IO[bytes]:
+        """The file, which is closed when this object goes."""
+        weakref.finalize(self, file.close)
+        return file
+
     def _unpacked(self) -> IO[bytes]:
-        packed_by_gzip = self.path.name.lower().endswith(("gz",))
+        packed_by_gzip = self.path.name.lower().endswith("gz")
         return gzip.open(self.path, "rb") if packed_by_gzip else lzma.open(self.path, "rb")  # type: ignore[return-value]
 
     @cached_property

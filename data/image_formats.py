@@ -11,7 +11,7 @@ import numpy.typing as npt
 from textebm.data.image_files import read_at_most
 from textebm.data.plain_pickle import PickledArray, load_plain
 from textebm.errors import DataError
-from textebm.lm_eval.corpus import shown
+from textebm.lm_eval.corpus import readable, shown
 
 LARGEST_IDX = 4 << 30
 """Bytes of an idx file, unpacked: MNIST's largest has 47 million."""
@@ -110,9 +110,10 @@ def read_mat(path: Path) -> Images:
     except ImportError:
         raise DataError(f"{shown(path)}: .mat files need SciPy: pip install 'textebm[images]'") from None
     try:
-        found = loadmat(path, variable_names=["X", "y"])
-    except FileNotFoundError:
-        raise DataError(f"{shown(path)}: no such file") from None
+        with readable(path), path.open("rb") as file:
+            found = loadmat(file, variable_names=["X", "y"])
+    except DataError:
+        raise
     except Exception as error:  # its reader raises what zlib, struct and numpy raise at whatever bytes
         raise DataError(
             f"{shown(path)}: cannot be read as a MATLAB 5 file ({str(error) or type(error).__name__}): damaged, or cut "

@@ -108,11 +108,11 @@ def resolve(data: str, image_column: str | None, label_column: str | None) -> tu
     found = hub.load(reference)
     from datasets import ClassLabel, Image
 
-    images = _column(found, image_column, "image", "images", "--image-column")
+    images = _column(found, image_column, "image", "images", "--images.image-column")
     if images is None:
         there = ", ".join(f"{name} ({kind})" for name, kind in found.columns.items())
         raise DataError(f"{reference} has no column of images; its columns: {there}")
-    labels = _column(found, label_column, "classlabel", "class labels", "--label-column")
+    labels = _column(found, label_column, "classlabel", "class labels", "--images.label-column")
     names: tuple[str, ...] = ()
     if labels is not None:
         kind = found.features[labels]

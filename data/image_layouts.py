@@ -1,6 +1,6 @@
 """Which files belong to which split: of published sets, each in its forms, and of one's own folders and archives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -122,38 +122,44 @@ def folder_sources(container: Container) -> Sources:
 # ---- published sets
 
 
-def find(card: ImageCard, folders: list[Path]) -> Sources | None:
-    """The splits of a named set: of the first of these folders that has its files; None: none has any.
+@dataclass(frozen=True)
+class Found:
+    """A named set on this machine: the folder that holds its files, and its splits."""
+
+    folder: Path
+    sources: Sources
+
+
+def find(card: ImageCard, folders: Iterable[Path]) -> Found | None:
+    """A named set in the first of these folders that has its files; None: none has any.
 
     Raises:
         DataError: a folder has some of the files, and not all.
     """
-    return READERS[card.reader](card, folders)
+    read = READERS[card.reader]
+    return next((Found(folder, sources) for folder in folders if (sources := read(card, folder)) is not None), None)
 
 
 def _missing(card: ImageCard, folder: Path, names: list[str]) -> DataError:
     return DataError(f"{card}: {shown(folder)} has no {', '.join(names)}. {card.advice}")
 
 
-def _packed(folder: Path, name: str) -> Path | None:
-    """A file in a folder, plain before packed."""
+def packed(folder: Path, name: str) -> Path | None:
+    """A file in a folder, plain before packed by gzip or xz."""
     return next((path for end in COMPRESSIONS if (path := folder / (name + end)).is_file()), None)
 
 
-def _complete(card: ImageCard, folders: list[Path], names: tuple[str, ...]) -> dict[str, Path] | None:
-    """All of these files, out of one folder."""
-    for folder in folders:
-        found = {name: path for name in names if (path := _packed(folder, name)) is not None}
-        if len(found) == len(names):
-            return found
-        if found:
-            raise _missing(card, folder, [name for name in names if name not in found])
-    return None
+def _complete(card: ImageCard, folder: Path) -> dict[str, Path] | None:
+    """All files of a card; None: the folder has none of them."""
+    found = {name: path for name in card.files if (path := packed(folder, name)) is not None}
+    if found and len(found) < len(card.files):
+        raise _missing(card, folder, [name for name in card.files if name not in found])
+    return found or None
 
 
-def _idx(card: ImageCard, folders: list[Path]) -> Sources | None:
+def _idx(card: ImageCard, folder: Path) -> Sources | None:
     """MNIST: two files a split."""
-    files = _complete(card, folders, tuple(card.files))
+    files = _complete(card, folder)
     if files is None:
         return None
 
@@ -164,9 +170,9 @@ def _idx(card: ImageCard, folders: list[Path]) -> Sources | None:
     return {"train": of("train"), "test": of("t10k")}
 
 
-def _mat(card: ImageCard, folders: list[Path]) -> Sources | None:
+def _mat(card: ImageCard, folder: Path) -> Sources | None:
     """SVHN: a file for test, and one or two for train."""
-    files = _complete(card, folders, tuple(card.files))
+    files = _complete(card, folder)
     if files is None:
         return None
     train = tuple(path for name, path in files.items() if not name.startswith("test"))
@@ -176,19 +182,17 @@ def _mat(card: ImageCard, folders: list[Path]) -> Sources | None:
     }
 
 
-def _cifar(card: ImageCard, folders: list[Path]) -> Sources | None:
+def _cifar(card: ImageCard, folder: Path) -> Sources | None:
     """CIFAR-10: the published batches, in a folder or packed as they are published; or pictures by split and class."""
-    for folder in folders:
-        batches = folder / CIFAR_FOLDER
-        if batches.is_dir():
-            return _cifar_batches(card, FolderFiles(batches), "")
-        if (folder / CIFAR_ARCHIVE).is_file():
-            return _cifar_batches(card, TarFiles(folder / CIFAR_ARCHIVE), f"{CIFAR_FOLDER}/")
-        archives = [folder / f"{card.name}{ending}" for ending in ARCHIVE_ENDINGS]
-        if archive := next(filter(Path.is_file, archives), None):
-            return _cifar_pictures(card, open_container(archive))
-        if (folder / "train").is_dir() and (folder / "test").is_dir() and folder.name in (card.name, card.folder):
-            return _cifar_pictures(card, FolderFiles(folder))
+    if (folder / CIFAR_FOLDER).is_dir():
+        return _cifar_batches(card, FolderFiles(folder / CIFAR_FOLDER), "")
+    if (folder / CIFAR_ARCHIVE).is_file():
+        return _cifar_batches(card, TarFiles(folder / CIFAR_ARCHIVE), f"{CIFAR_FOLDER}/")
+    archives = [folder / f"{card.name}{ending}" for ending in ARCHIVE_ENDINGS]
+    if archive := next(filter(Path.is_file, archives), None):
+        return _cifar_pictures(card, open_container(archive))
+    if all((folder / split / card.classes[0]).is_dir() for split in ("train", "test")):
+        return _cifar_pictures(card, FolderFiles(folder))
     return None
 
 
@@ -216,19 +220,18 @@ def _cifar_pictures(card: ImageCard, container: Container) -> Sources:
     return {"train": of("train"), "test": of("test")}
 
 
-def _celeba(card: ImageCard, folders: list[Path]) -> Sources | None:
+def _celeba(card: ImageCard, folder: Path) -> Sources | None:
     """CelebA: the aligned images, in a folder or an archive, and the file that says the split of each."""
-    for folder in folders:
-        names = [folder / CELEBA_IMAGES, *(folder / f"{CELEBA_IMAGES}{ending}" for ending in ARCHIVE_ENDINGS)]
-        images = next(filter(Path.exists, names), None)
-        lists = [folder / CELEBA_PARTITION, folder / "Eval" / CELEBA_PARTITION]
-        partition = next(filter(Path.is_file, lists), None)
-        if images is not None and partition is not None:
-            return _celeba_splits(open_container(images), partition)
-        if images is not None:
-            raise _missing(card, folder, [CELEBA_PARTITION])
-        if partition is not None:
-            raise _missing(card, folder, [f"{CELEBA_IMAGES} (a folder, {', '.join(ARCHIVE_ENDINGS)})"])
+    names = [folder / CELEBA_IMAGES, *(folder / f"{CELEBA_IMAGES}{ending}" for ending in ARCHIVE_ENDINGS)]
+    images = next(filter(Path.exists, names), None)
+    lists = [folder / CELEBA_PARTITION, folder / "Eval" / CELEBA_PARTITION]
+    partition = next(filter(Path.is_file, lists), None)
+    if images is not None and partition is not None:
+        return _celeba_splits(open_container(images), partition)
+    if images is not None:
+        raise _missing(card, folder, [CELEBA_PARTITION])
+    if partition is not None:
+        raise _missing(card, folder, [f"{CELEBA_IMAGES} (a folder, {', '.join(ARCHIVE_ENDINGS)})"])
     return None
 
 
@@ -270,7 +273,7 @@ def read_partition(path: Path) -> dict[str, int]:
     return found
 
 
-READERS: dict[str, Callable[[ImageCard, list[Path]], Sources | None]] = {
+READERS: dict[str, Callable[[ImageCard, Path], Sources | None]] = {
     "idx": _idx,
     "mat": _mat,
     "cifar": _cifar,

@@ -123,9 +123,10 @@ class Choice:
             shares = [self._share(pictures, row, valid) for row in range(n)]
             rows = rows[np.array([share in self.shares for share in shares], dtype=bool)]
         if not len(rows):
+            named = " or ".join(sorted(self.shares or ()))
             raise DataError(
-                f"{where}: {n:,} pictures are too few to hold some out: one in {HOLD_OUT_SHARES} goes to valid, one "
-                "to test. Give a folder with train, valid and test instead"
+                f"{where} is too small to hold out of it: none of its {n:,} pictures falls to {named} (one in "
+                f"{HOLD_OUT_SHARES} goes to valid, one to test). Give folders train, valid and test instead"
             )
         if self.limit is not None and self.limit < len(rows):
             rows = rows[np.sort(permuted(np.arange(self.limit), len(rows), HOLD_OUT_SEED, 1))]
@@ -215,7 +216,7 @@ class ImageCorpus:
         """A split, decoded: mapped from the cache, where it is put if it is not there.
 
         Raises:
-            DataError: something is missing or damaged; the message says what, and names the split.
+            DataError: something is missing or damaged; the message says what, and where.
         """
         source = self.source(split)
 
@@ -343,7 +344,7 @@ def _published(card: ImageCard, data_dir: str | None) -> Mapping[Split, ImageSou
         found = find(card, places(card))
     if found is None:
         raise DataError(f"{card}: it does not ship with textebm, and no folder with a copy is named. {card.advice}")
-    return found
+    return found.sources
 
 
 def _fitting(source: ImageSource, size: int | None, crop: Crop, channels: int | None) -> Fitting:
@@ -355,7 +356,7 @@ def _fitting(source: ImageSource, size: int | None, crop: Crop, channels: int | 
     if size is None and (image.width != image.height or image.width > LARGEST_SIDE):
         raise DataError(
             f"{first.name}: {image.width}×{image.height} pixels: say the size of all images, in pixels a side "
-            "(--image-size)"
+            "(--images.size)"
         )
     side = size or image.width
     found = channels or (3 if is_coloured(image) else 1)

@@ -24,10 +24,10 @@ class PickledType:
 
     def __init__(self, code: object = None, *flags: object) -> None:
         self.code = code
-        self.order = "|"
+        self.order: object = "|"
 
     def __setstate__(self, state: Any) -> None:  # noqa: ANN401
-        self.order = str(state[1])
+        self.order = state[1]
 
     def numpy(self, where: str) -> np.dtype[Any]:
         """The type.
@@ -35,8 +35,7 @@ class PickledType:
         Raises:
             DataError: its values are no numbers.
         """
-        code = self.code.decode("latin-1") if isinstance(self.code, bytes) else str(self.code)
-        order = self.order.strip("b'")
+        code, order = _text(self.code), _text(self.order)
         if code not in NUMBERS or order not in ("|", "<", ">", "="):
             raise DataError(f"{where}: an array of {code!r} in it, and only numbers are read from a pickle")
         return np.dtype(code).newbyteorder(order)  # type: ignore[arg-type]
@@ -71,6 +70,11 @@ class PickledArray:
         return np.frombuffer(raw, dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
+def _text(written: object) -> str:
+    """Text, which Python 2 wrote as bytes."""
+    return written.decode("latin-1") if isinstance(written, bytes) else str(written)
+
+
 def _from_buffer(raw: object, kind: object, shape: object, order: object) -> PickledArray:
     """What numpy 2 writes in pickles of protocol 5."""
     array = PickledArray()
@@ -85,6 +89,11 @@ def _bytes(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """How Python 3 writes no bytes at all in such pickles: as a call without arguments."""
+    return b""
+
+
 class _PlainUnpickler(pickle.Unpickler):
     KNOWN: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "dtype"): PickledType,
@@ -94,6 +103,8 @@ class _PlainUnpickler(pickle.Unpickler):
         ("numpy.core.numeric", "_frombuffer"): _from_buffer,
         ("numpy._core.numeric", "_frombuffer"): _from_buffer,
         ("_codecs", "encode"): _bytes,
+        ("__builtin__", "bytes"): _no_bytes,
+        ("builtins", "bytes"): _no_bytes,
     }
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401

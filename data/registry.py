@@ -287,6 +287,10 @@ def resolve(data: str, data_dir: str | None = None, text_field: str | None = Non
         raise DataError(f"{shown(path)} is a symbolic link that leads nowhere (its target is missing, or a loop)")
     if path.parent == pipe_folder():
         raise DataError(f"{path}: what came through the pipe is not kept any more; pipe it in again, with --data -")
+    from textebm.data.image_cards import image_card_names  # which itself imports this module
+
+    if data in image_card_names():
+        raise DataError(f"{data} is a set of images, and text is wanted here; named corpora: {', '.join(card_names())}")
     raise DataError(f"{data!r} is neither a file, nor a folder, nor a named corpus{_nearest(data)}")
 
 

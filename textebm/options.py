@@ -527,6 +527,22 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
+class DataImages:
+    """How images are read."""
+
+    size: int | None = None
+    """Height and width in pixels that images are resized to (default: the set's own, or that of the first image)."""
+    crop: Literal["authors", "centre"] | None = None
+    """What is kept of CelebA's images (default: as the card says)."""
+    skip_bad: bool = False
+    """Leave out images that cannot be decoded, and count them; else one is an error."""
+    image_column: str | None = None
+    """Column of a hub data set that holds the images (default: its only one of images)."""
+    label_column: str | None = None
+    """Column of a hub data set that holds class labels (default: its only one, if it has one)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """Corpora: list the named ones, show what is known of one, download it, check what is on this machine.
 
@@ -540,6 +556,8 @@ class Data:
       textebm data check ptb
       textebm data check my-corpus.txt --format json
       textebm data show hf:stanfordnlp/imdb
+      textebm data check mnist
+      textebm data check my-photographs --images.size 64 --images.skip-bad
     """
 
     action: tyro.conf.Positional[Literal["list", "show", "fetch", "check"]] = tyro.MISSING
@@ -550,6 +568,8 @@ class Data:
     """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
     text_field: str | None = None
     """Field of JSON lines, or column of a hub data set, that holds the text."""
+    images: DataImages = dataclasses.field(default_factory=DataImages)
+    """How images are read."""
     format: Literal["text", "json"] = "text"
     """Lines for people, or JSON."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from textebm.data import download, registry
 from textebm.data.catalogue import Counts
+from textebm.data.image_cards import image_card_names
 from textebm.data.registry import DATA_DIR_VARIABLE, SPLITS, Card, SplitCard, card_names, load_card
 
 LINES = "".join(f"sentence number {index}\n" for index in range(400))
@@ -53,7 +54,7 @@ class TestList:
         for name in card_names():
             assert f"licence: {load_card(name).licence}" in done.out
         where = [line.strip() for line in done.lines[1::3]]
-        assert where == [
+        assert where[: len(card_names())] == [
             "ships with textebm",
             "not here; downloaded when it is first used, or with textebm data fetch ptb",
             "not here; how to get it says textebm data show snli",
@@ -62,14 +63,14 @@ class TestList:
 
     def test_as_json(self, command):
         found = {entry["name"]: entry for entry in json.loads(command("data", "list", "--format", "json").out)}
-        assert list(found) == card_names()
+        assert list(found) == card_names() + image_card_names()
         assert found["demo"]["ships"] and found["demo"]["found"]
         assert (found["ptb"]["found"], found["ptb"]["download"], found["yahoo"]["download"]) == (None, True, False)
         assert found["ptb"]["sentences"] == {"train": 42068, "valid": 3370, "test": 3761}
 
     def test_a_copy_with_a_file_too_few_does_not_hide_the_others(self, small, command, tmp_path):
         (write_small(tmp_path / "copies") / "small.test.txt").unlink()
-        (entry,) = json.loads(command("data", "list", "--data-dir", "copies", "--format", "json").out)
+        entry, *_ = json.loads(command("data", "list", "--data-dir", "copies", "--format", "json").out)
         assert entry["found"] is None
         assert "no small.test.txt" in entry["problem"]
         assert "no small.test.txt" in command("data", "list", "--data-dir", "copies").out
@@ -137,7 +138,14 @@ class TestShowDataSets:
             image.new("RGB", (4, 4)).save(tmp_path / "pets" / split / label / "0.png")
         done = command("data", "show", "hf:./pets")
         assert done.code == 0, done.err
-        assert done.out == "hf:./pets\nkind: image\ncolumns: image (image), label (classlabel)\nrows: train 2, test 1\n"
+        *about, problem = done.lines
+        assert about == [
+            "hf:./pets",
+            "kind: image",
+            "columns: image (image), label (classlabel)",
+            "rows: train 2, test 1",
+        ]
+        assert problem.startswith("as images: hf:./pets, column image, split train is too small to hold out of it")
         done = command("train", "--data", "hf:./pets")
         assert done.code == 2
         assert "is an image data set, and text is wanted" in done.err

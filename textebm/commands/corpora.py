@@ -1,5 +1,6 @@
 """`textebm data`."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,10 @@ def data(arguments: Sequence[str]) -> int:
         _show(chosen, catalogue.fetch(name), _describe_fetched)
         return 0
     if chosen.action == "show":
-        found = catalogue.describe(name, chosen.data_dir, chosen.text_field)
+        found = catalogue.describe(name, chosen.data_dir, chosen.text_field, dataclasses.asdict(chosen.images))
         _show(chosen, found, _describe_corpus)
         return 0
-    found = catalogue.check(name, chosen.data_dir, chosen.text_field)
+    found = catalogue.check(name, chosen.data_dir, chosen.text_field, dataclasses.asdict(chosen.images))
     _show(chosen, found, _describe_check)
     return 0 if found["ok"] else 1
 
@@ -49,11 +50,12 @@ def _show(chosen: options.Data, found: T, in_words: Callable[[T], str]) -> None:
 def _describe_corpora(entries: list[dict[str, Any]]) -> str:
     lines = []
     for entry in entries:
-        counts = " / ".join(f"{count:,}" for count in entry["sentences"].values())
+        unit = "images" if entry["kind"] == "images" else "sentences"
+        counts = " / ".join(f"{count:,}" for count in entry[unit].values())
         lines += [
-            f"{entry['name']:6} {entry['title']}: {counts} sentences (train / valid / test)",
-            f"       {_where(entry)}",
-            f"       licence: {entry['licence']}",
+            f"{entry['name']:10} {entry['title']}: {counts} {unit} (train / valid / test)",
+            f"           {_where(entry)}",
+            f"           licence: {entry['licence']}",
         ]
     return "\n".join(lines)
 
@@ -75,14 +77,17 @@ def _describe_corpus(found: dict[str, Any]) -> str:
     lines = [found["name"] + (f": {found['title']}" if "title" in found else "")]
     if "title" in found:
         told = ("description", "licence", "source", "notes", "unknown")
-        lines += [f"{key}: {found[key]}" for key in told if found[key]]
+        lines += [f"{key}: {found[key]}" for key in told if found.get(key)]
         lines.append(f"where: {_where(found)}")
     if "columns" in found:
         lines.append(f"kind: {found['kind']}")
         lines.append("columns: " + ", ".join(f"{column} ({kind})" for column, kind in found["columns"].items()))
         lines.append("rows: " + ", ".join(f"{split} {count:,}" for split, count in found["rows"].items()))
+    if "shape" in found:
+        lines.append(f"shape: {'×'.join(map(str, found['shape']))} (channels, height, width)")
+        lines += [f"classes: {', '.join(found['classes'])}"] if found["classes"] else []
     if found.get("problem") and "title" not in found:
-        lines.append(f"as text: {found['problem']}")
+        lines.append(f"{'as images' if found['kind'] == 'image' else 'as text'}: {found['problem']}")
     lines += [f"{split}: {_describe_split(values)}" for split, values in found.get("splits", {}).items()]
     return "\n".join(lines)
 
@@ -90,6 +95,10 @@ def _describe_corpus(found: dict[str, Any]) -> str:
 def _describe_split(values: dict[str, Any]) -> str:
     place = values.get("source") or values.get("file")
     parts = [f"{values['sentences']:,} sentences, {values['words']:,} words"] if "sentences" in values else []
+    parts += [f"{values['images']:,} images"] if "images" in values else []
+    parts += [f"{len(values['labels'])} classes"] if values.get("labels") else []
+    parts += [f"{count:,} converted from {mode}" for mode, count in values.get("converted", {}).items()]
+    parts += [f"{values['left_out']:,} left out as unreadable"] if values.get("left_out") else []
     parts += [f"longest {values['longest']:,} words"] if "longest" in values else []
     parts += [f"{values['blank_lines']:,} blank lines"] if values.get("blank_lines") else []
     if place:
@@ -112,7 +121,10 @@ def _describe_check(found: dict[str, Any]) -> str:
     """The result of a check, a line a split, and a line a problem."""
     lines = []
     for split, values in found["splits"].items():
-        result = "ok" if values["ok"] else "differs" if "sha256" in values else "unreadable"
+        result = "ok" if values["ok"] else "differs" if "sha256" in values or "images" in values else "unreadable"
         lines.append(f"{split}: {result}, {_describe_split(values)}")
+        lines += [f"  {problem}" for problem in (*values["problems"], *values.get("left_out_for", ()))]
+    for values in found.get("files", {}).values():
+        lines.append(f"{values['file']}: {'ok, sum as published' if values['ok'] else 'differs'}")
         lines += [f"  {problem}" for problem in values["problems"]]
     return "\n".join(lines)
