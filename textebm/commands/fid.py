@@ -29,7 +29,7 @@ def fid(arguments: Sequence[str]) -> int:
         seed=chosen.seed,
     )
     generated, (real, split) = _generated(chosen), _real(chosen)
-    extractor = FeatureExtractor.load(chosen.features, chosen.weights, choose_device(chosen.device))
+    extractor = FeatureExtractor.load(chosen.features, chosen.weights, choose_device(chosen.device), say)
     total = (settings.n or len(generated)) + (settings.real_n or len(real))
     with progress_bar(total, "image") as bar:
         name = Path(chosen.data).name if split is None else chosen.data

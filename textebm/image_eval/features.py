@@ -144,16 +144,26 @@ class FeatureExtractor:
 
     @classmethod
     def load(
-        cls, name: str, weights: str | Path | None = None, device: torch.device | str = "cpu"
+        cls,
+        name: str,
+        weights: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        notice: Callable[[str], object] | None = None,
     ) -> "FeatureExtractor":
         """The extractor of a name, with the weights of a file, or those that are found or downloaded.
+
+        Args:
+            name: of the implementation.
+            weights: file of its weights.
+            device: where it computes.
+            notice: told before something is downloaded.
 
         Raises:
             UsageError: there is no such implementation.
             DataError: there are no weights, or they are of another network.
         """
         implementation = get_implementation(name)
-        return cls(implementation, find(implementation.published, weights), device)
+        return cls(implementation, find(implementation.published, weights, notice), device)
 
     @property
     def metric(self) -> str:

@@ -98,5 +98,5 @@ def neighbour_distances(features: Features, neighbours: tuple[int, ...], rows_at
 def squared_distances(first: Features, second: Features) -> Array:
     """Squared Euclidean distances; shape (rows of the first, rows of the second)."""
     a, b = first.astype(np.float64), second.astype(np.float64)
-    distances = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
-    return np.maximum(distances, 0.0)
+    distances: Array = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
+    return np.maximum(distances, 0.0, out=distances)

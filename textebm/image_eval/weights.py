@@ -1,7 +1,7 @@
 """Published weights of feature networks: where they are looked for, and whether a file is what was published."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from textebm.data import download
 from textebm.errors import DataError
+from textebm.home import offline
 
 PIECE = 1 << 20
 
@@ -74,12 +75,15 @@ class Weights:
     published: bool
 
 
-def find(published: PublishedWeights, given: str | Path | None = None) -> Weights:
+def find(
+    published: PublishedWeights, given: str | Path | None = None, notice: Callable[[str], object] | None = None
+) -> Weights:
     """The weights of a network: those of the file given, else a copy on this machine, else downloaded.
 
     Args:
         published: what is wanted.
         given: a file in safetensors, or one that torch saved, of which nothing but tensors is ever read.
+        notice: told before something is downloaded.
 
     Raises:
         DataError: the file cannot be read, or there is none on this machine and it cannot be downloaded.
@@ -89,6 +93,8 @@ def find(published: PublishedWeights, given: str | Path | None = None) -> Weight
     for path in published.candidates():
         if path.is_file() and sha256_of(path) == published.sha256:
             return read(path, published)
+    if notice is not None and offline() is None:
+        notice(f"downloading {published.file} from {published.url}. Licence: {published.licence}")
     wanted = {0: download.Published(published.file, published.url, published.sha256)}
     return read(download.fetch(published.name, wanted, f"{published.advice}.")[0].path, published)
 
