@@ -146,7 +146,7 @@ def _plain(where: str, image: "Image") -> "Image":
     """
     if image.has_transparency_data:
         colours = image.convert("RGBA")
-        if colours.getextrema()[3] != (255, 255):
+        if colours.getchannel("A").getextrema() != (255, 255):
             raise DataError(f"{where}: is transparent in places; lay it on a background first")
         return colours.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
     if image.mode in ("L", "RGB"):
