@@ -60,6 +60,7 @@ def overlap(
     most = max(neighbours, density_neighbours)
     if min(len(generated), len(real)) <= most:
         raise UsageError(f"a {most}th nearest neighbour needs at least {most + 1} images on either side")
+    generated, real = np.asarray(generated, dtype=np.float64), np.asarray(real, dtype=np.float64)
     real_radii, density_radii = neighbour_distances(real, (neighbours, density_neighbours), rows_at_once)
     (generated_radii,) = neighbour_distances(generated, (neighbours,), rows_at_once)
     precise, balls = 0, 0
@@ -82,6 +83,7 @@ def overlap(
 
 def neighbour_distances(features: Features, neighbours: tuple[int, ...], rows_at_once: int = 1000) -> list[Array]:
     """Squared distance of each vector to its k-th nearest other one, for each k asked for; each of shape (images,)."""
+    features = np.asarray(features, dtype=np.float64)
     found = [np.empty(len(features)) for _ in neighbours]
     places = [k - 1 for k in neighbours]
     for begin in range(0, len(features), rows_at_once):
@@ -97,6 +99,6 @@ def neighbour_distances(features: Features, neighbours: tuple[int, ...], rows_at
 
 def squared_distances(first: Features, second: Features) -> Array:
     """Squared Euclidean distances; shape (rows of the first, rows of the second)."""
-    a, b = first.astype(np.float64), second.astype(np.float64)
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     distances: Array = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
     return np.maximum(distances, 0.0, out=distances)

@@ -109,19 +109,6 @@ def frechet_score(
     first, second = frechet.fit(of_generated.features), frechet.fit(of_real.features)
     distance = frechet.frechet_distance(first, second)
     error = frechet.standard_error(of_generated.features, second)
-    signature = Signature(
-        {
-            "metric": extractor.metric,
-            "data": data or real.name,
-            **({} if against is None else {"against": against}),
-            "real": of_real.digest[:SHORT],
-            "real-n": second.count,
-            "n": first.count,
-            **extractor.facts,
-            "interval": f"jackknife-{frechet.GROUPS}",
-            "version": __version__,
-        }
-    )
     shift = first.mean - second.mean
     details = {
         "standard_error": error,
@@ -137,7 +124,24 @@ def frechet_score(
         },
         "warnings": _warnings(extractor, first, second),
     }
+    facts = {"data": data or real.name} | ({} if against is None else {"against": against})
+    signature = _signature(facts, of_real, first.count, extractor)
     return Score(extractor.metric, distance, _interval(distance, error), signature, details)
+
+
+def _signature(facts: dict[str, str], real: store.Kept, generated: int, extractor: FeatureExtractor) -> Signature:
+    return Signature(
+        {
+            "metric": extractor.metric,
+            **facts,
+            "real": real.digest[:SHORT],
+            "real-n": len(real.features),
+            "n": generated,
+            **extractor.facts,
+            "interval": f"jackknife-{frechet.GROUPS}",
+            "version": __version__,
+        }
+    )
 
 
 def _interval(distance: float, error: float | None) -> tuple[float, float] | None:
