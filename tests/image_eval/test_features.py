@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from textebm.errors import DataError, UsageError
-from textebm.image_eval import mobilenet
+from textebm.image_eval import fit, frechet_distance, kernel_distance, mobilenet
 from textebm.image_eval.features import IMPLEMENTATIONS, INCEPTION_WEIGHTS, FeatureExtractor, Implementation
 
 Pictures = Callable[..., NDArray[np.uint8]]
@@ -122,3 +122,21 @@ def test_names_of_metrics() -> None:
     named = {name: (way.metric, way.metric_otherwise) for name, way in IMPLEMENTATIONS.items()}
     assert [name for name, (metric, _) in named.items() if metric == "fid"] == ["inception", "inception-pytorch-fid"]
     assert not any(otherwise == "fid" for _, otherwise in named.values())
+
+
+@pytest.mark.realdata
+def test_the_substitute_orders_damage(substitute: FeatureExtractor, shared_data: Path, home: Path) -> None:
+    """Of MNIST: other digits are nearest, then those with a little noise, then those with more."""
+    from textebm.data.images import resolve_images
+
+    corpus = resolve_images("mnist", str(shared_data))
+    real, others = corpus.encoded("train").pixels[:60], corpus.encoded("test").pixels[:60]
+    noise = np.random.RandomState(0).normal(size=others.shape)
+    little, more = (np.clip(others + scale * noise, 0, 255).astype(np.uint8) for scale in (20, 80))
+    wanted = substitute.features_of([real])
+    features = [substitute.features_of([images]) for images in (others, little, more)]
+    found = [kernel_distance(side, wanted).mean for side in features]
+    assert abs(found[0]) < 0.1 * found[1]
+    assert found == sorted(found)
+    near, far = (frechet_distance(fit(side), fit(wanted)) for side in (features[0], features[2]))
+    assert near < far

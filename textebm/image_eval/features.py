@@ -215,7 +215,7 @@ def _three_channels(images: NDArray[np.uint8]) -> Tensor:
         raise UsageError(
             f"images are uint8 of shape (images, 1 or 3, height, width); these are {images.dtype} {images.shape}"
         )
-    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    tensor = torch.from_numpy(np.array(images))  # a copy: a mapped array may not be written to, which torch asks for
     return tensor.expand(-1, 3, -1, -1)
 
 
