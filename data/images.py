@@ -70,7 +70,21 @@ class EncodedImages:
 
     def batch(self, rows: npt.NDArray[np.int64]) -> ImageBatch:
         """The images of these rows, in the order given: value v of a pixel becomes v / 127.5 − 1."""
-        return ImageBatch(torch.from_numpy(self.pixels[rows]).float().div_(127.5).sub_(1.0))
+        return as_batch(self.pixels[rows])
+
+    def groups(self, rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+        """Places in `rows` of the images that are worked on together outside training: `size` in a row."""
+        return consecutive(len(rows), size)
+
+
+def as_batch(pixels: npt.NDArray[np.uint8]) -> ImageBatch:
+    """Images of 8 bits, (batch, channels, height, width), as a batch: value v of a pixel becomes v / 127.5 − 1."""
+    return ImageBatch(torch.from_numpy(pixels).float().div_(127.5).sub_(1.0))
+
+
+def consecutive(n: int, size: int) -> list[npt.NDArray[np.int64]]:
+    """0 … n − 1 in order, in groups of `size`, the last one smaller."""
+    return [np.arange(begin, min(begin + size, n)) for begin in range(0, n, size)]
 
 
 def image_batches(n: int, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
@@ -267,6 +281,15 @@ def _is_hub_of_images(name: str) -> bool:
         return hub.load(hub.Reference.parse(name)).kind == "image"
     except DataError:
         return False
+
+
+def download_notice(name: str, data_dir: str | None = None) -> str | None:
+    """What `resolve_images` would download for a named set, and its licence; None where it would download nothing."""
+    if name not in image_card_names():
+        return None
+    card = load_image_card(name)
+    needed = card.downloads and data_dir is None and find(card, places(card)) is None
+    return f"{card}. Licence: {card.licence}" if needed else None
 
 
 def resolve_images(

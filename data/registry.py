@@ -250,6 +250,14 @@ def load_card(name: str) -> Card:
     )
 
 
+def download_notice(data: str, data_dir: str | None = None) -> str | None:
+    """What `resolve` would download for a named corpus, and its licence; None where it would download nothing."""
+    if data not in card_names():
+        return None
+    card = load_card(data)
+    return f"{card}. Licence: {card.licence}" if card.download and locate(card, data_dir) is None else None
+
+
 def resolve(data: str, data_dir: str | None = None, text_field: str | None = None) -> Corpus:
     """The corpus that `data` means.
 

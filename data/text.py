@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from textebm.data.batches import IntArray
+from textebm.data.batches import IntArray, sequential_batches
 from textebm.data.registry import Sentences
 from textebm.data.vocabulary import SENTENCES_AT_ONCE, chunks, is_word_level, split_words
 from textebm.errors import ConfigError, DataError
@@ -124,6 +124,10 @@ class EncodedText:
         return _by_piece(np.asarray(rows, dtype=np.int64), lambda n, index: self.pieces[n].words[index]).astype(
             np.int32
         )
+
+    def groups(self, rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+        """Places in `rows` of the sentences that are worked on together outside training: those of similar length."""
+        return sequential_batches(self.lengths[rows], size)
 
     def batch(self, indices: Sequence[int] | IntArray) -> TextBatch:
         """The sentences with these indices as one padded batch, in the order given."""

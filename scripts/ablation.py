@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from textebm import checkpoint, evaluation, generation, hardware, plots, training
+from textebm import checkpoint, evaluation, generation, hardware, plots
 from textebm.commands.terminal import choose_device
 from textebm.data.registry import resolve
 from textebm.lm_eval import tables
+from textebm.materials.text import load_splits
 
 LATENT_SENTENCES = 200
 BASE = "lebm"
@@ -109,7 +110,7 @@ def measure(run_dir: Path, option: Option, chosen: argparse.Namespace) -> dict[s
     config, progress = checkpoint.read_run(folder)
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
     corpus = resolve(config.data, chosen.data_dir or config.data_dir, config.text_field)
-    valid = training.load_splits(corpus, config, tokenizer).valid
+    valid = load_splits(corpus, config, tokenizer).valid
     steps = option.longer * config.prior.steps
     scored = evaluation.validate(model, valid, config.seed, prior_steps=steps)
     use = evaluation.latent_use(model, valid, tokenizer, config.seed, LATENT_SENTENCES)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from textebm import checkpoint, evaluation, generation, training
+from textebm import checkpoint, evaluation, generation
 from textebm.config import to_dict
 from textebm.data.registry import resolve
 from textebm.data.vocabulary import save_tokenizer
+from textebm.materials.text import load_splits
 
 CARD = """# The demo model
 
@@ -45,7 +46,7 @@ def main(run: Path, target: Path) -> None:
     described = {"config": to_dict(config), "progress": dataclasses.asdict(progress)}
     checkpoint.write_text(target / checkpoint.RUN, json.dumps(described, indent=2) + "\n")
     shipped, _ = generation.load(target)
-    splits = training.load_splits(resolve(config.data, config.data_dir, config.text_field), config, tokenizer)
+    splits = load_splits(resolve(config.data, config.data_dir, config.text_field), config, tokenizer)
     valid = evaluation.validate(shipped, splits.valid, config.seed)
     card = CARD.format(
         steps=progress.step,

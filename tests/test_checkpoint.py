@@ -18,6 +18,7 @@ from textebm.data.registry import Split
 from textebm.data.text import encode
 from textebm.data.vocabulary import build_tokenizer, load_tokenizer
 from textebm.errors import CheckpointError
+from textebm.materials.text import Splits, TextMaterial
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner
 
@@ -38,6 +39,7 @@ class Run:
         self.folder, self.config = folder, config
         self.tokenizer = build_tokenizer(SENTENCES, 100)
         self.text = encode(SENTENCES, self.tokenizer)
+        self.material = TextMaterial(config, Splits(self.tokenizer, self.text, self.text, self.text))
         described = ModelConfig(self.tokenizer.get_vocab_size(), config.prior, config.generator, config.inference)
         self.model = LatentEBM(described, seed=1)
         self.learner = Learner(self.model, config, steps_per_epoch=1)
@@ -49,9 +51,7 @@ class Run:
 
     def save(self, best: bool = False, **progress: object) -> Path:
         known = Progress(step=self.number, epoch=self.number, **progress)  # type: ignore[arg-type]
-        return checkpoint.save(
-            self.folder, self.model, self.tokenizer, self.learner, self.config, known, best, CONTENTS
-        )
+        return checkpoint.save(self.folder, self.model, self.material, self.learner, self.config, known, best, CONTENTS)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: t.clone() for name, t in self.model.state_dict().items()}

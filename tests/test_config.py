@@ -23,6 +23,7 @@ from textebm.config import (
     preset_names,
     to_dict,
 )
+from textebm.data.image_cards import image_card_names, load_image_card
 from textebm.data.registry import card_names
 from textebm.errors import ConfigError, UsageError
 
@@ -93,6 +94,12 @@ class TestRoundTrip:
         wanted = dataclasses.replace(base, seed=7, prior=dataclasses.replace(base.prior, steps=3))
         assert changed == wanted
 
+    def test_a_run_of_text_from_before_there_were_images_is_read(self) -> None:
+        written = to_dict(load_config("ptb"))
+        del written["images"], written["encoder"]["width"]
+        del written["generator"]["kind"], written["generator"]["convolution"]
+        assert from_dict(written) == load_config("ptb")
+
     def test_an_empty_mapping_is_the_defaults(self) -> None:
         assert from_dict({}) == Config()
 
@@ -100,11 +107,12 @@ class TestRoundTrip:
 class TestPresets:
     def test_the_presets_of_the_field_ship(self) -> None:
         assert {"demo", "ptb", "ptb-small", "snli", "snli-small", "yahoo"} <= set(preset_names())
+        assert {"svhn", "cifar10", "celeba64", "celeba128", "mnist", "mnist-small"} <= set(preset_names())
 
     @pytest.mark.parametrize("name", preset_names())
     def test_each_parses_and_names_a_corpus_that_has_a_card(self, name: str) -> None:
         config = load_config(name)
-        assert config.data in card_names()
+        assert config.data in (card_names() if config.generator.kind == "recurrent" else image_card_names())
 
     @pytest.mark.parametrize("name", preset_names())
     def test_each_of_its_values_is_in_the_configuration(self, name: str) -> None:
@@ -116,6 +124,13 @@ class TestPresets:
             for part in key.split("."):
                 expected, found = expected[part], found[part]
             assert found == expected, key
+
+    @pytest.mark.parametrize("name", preset_names())
+    def test_a_generator_of_images_makes_them_in_the_size_of_the_data(self, name: str) -> None:
+        config = load_config(name)
+        if config.generator.kind == "convolutional":
+            assert config.images.size in (None, config.generator.convolution.side)
+            assert config.generator.convolution.side == load_image_card(config.data).size
 
     @pytest.mark.parametrize("name", preset_names())
     def test_each_value_says_who_published_it_or_that_it_is_our_choice(self, name: str) -> None:
@@ -149,7 +164,12 @@ class TestMethods:
     @pytest.mark.parametrize("method", method_names())
     @pytest.mark.parametrize("name", preset_names())
     def test_each_fits_each_preset_and_the_command_line_knows_it(self, name: str, method: str, command) -> None:
+        """But for the language model without z, of which there is none of images."""
         done = command("train", "--config", name, "--method", method, "--print-config")
+        if method == "lstm-lm" and load_config(name).generator.kind == "convolutional":
+            assert done.code == 2
+            assert "only text has a language model without z" in " ".join(done.err.split())
+            return
         assert done.code == 0, done.err
         assert json.loads(done.out) == to_dict(load_config(name, method))
 
@@ -257,6 +277,14 @@ class TestErrors:
             ("optimiser.ema", 1.0),
             ("optimiser.ema", -0.1),
             ("generator.embedding_dim", 0),
+            ("generator.convolution.width", 0),
+            ("generator.convolution.start", 0),
+            ("generator.convolution.multiples", []),
+            ("generator.convolution.multiples", [8, 0]),
+            ("generator.convolution.sigma", 0.0),
+            ("encoder.width", 0),
+            ("images.size", 0),
+            ("images.max_images", 0),
             ("generator.hidden_dim", 0),
             ("generator.dropout", 1.0),
             ("generator.dropout", -0.1),

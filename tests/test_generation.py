@@ -300,7 +300,7 @@ class TestInterpolate:
             (("a dog", "a king", "--points", 1), "--points is 1"),
             (("a dog", ""), "1 of 2 sentences are empty"),
             (("", " "), "no sentence is left"),
-            (("a dog",), "Where it ends"),
+            (("a dog",), "where it ends"),
         ],
     )
     def test_wrong_arguments(self, arguments, said: str, trained_run: Path, command) -> None:

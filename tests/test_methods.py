@@ -13,9 +13,9 @@ from textebm.cli import main
 from textebm.config import load_config
 from textebm.data.registry import resolve
 from textebm.generation import load
+from textebm.materials.text import load_splits
 from textebm.model.inference import METHODS
 from textebm.model.learner import Learner
-from textebm.training import load_splits
 
 STEPS, EPOCH = 30, 10  # of the tiny configuration
 MASKS = ("--generator.dropout", 0.1, "--generator.word-dropout", 0.2, "--encoder.dropout", 0.1)

@@ -1,7 +1,7 @@
-"""textebm: text generation with a learned latent prior (latent space energy-based models).
+"""textebm: generation of text and images with a learned latent prior (latent space energy-based models).
 
-`textebm.model` holds the mathematics, `textebm.training` the loop, `textebm.data` where sentences come from, and
-`textebm.lm_eval` the measuring of text. Nothing heavy is imported until it is used.
+`textebm.model` holds the mathematics, `textebm.training` the loop, `textebm.data` where sentences and images
+come from, and `textebm.lm_eval` the measuring of text. Nothing heavy is imported until it is used.
 """
 
 from textebm._version import __version__

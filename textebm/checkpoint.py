@@ -2,8 +2,9 @@
 
     RUN/config.json               the run's configuration (a valid --config)
     RUN/log.jsonl                 one JSON object a line: training, validation, notes
-    RUN/checkpoints/step-N/       a model folder (config, weights, tokeniser), run.json, optimiser.safetensors; and
-                                  learner.safetensors, where the learner keeps chains, or weights that it averages
+    RUN/checkpoints/step-N/       a model folder (config, weights, of text the tokeniser), run.json and
+                                  optimiser.safetensors; and learner.safetensors, where the learner keeps chains, or
+                                  weights that it averages
     RUN/checkpoints/step-N/chains.npy   where persistent chains stood, in a run that has them (RUN/chains.npy: now)
     RUN/checkpoints/last.json     which step-N is the newest
     RUN/checkpoints/best.json     which step-N did best on valid
@@ -17,7 +18,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -26,8 +27,6 @@ from textebm.errors import CheckpointError, ConfigError
 from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from textebm.chains import ChainMemory
     from textebm.data.registry import Split
     from textebm.model.learner import Learner
@@ -57,6 +56,14 @@ class Progress:
     """That of x and z at the end of the last epoch with aggressive updates of the encoder, in nats."""
     encoder_caught_up: bool = False
     """Whether such updates have ended."""
+
+
+class Beside(Protocol):
+    """What has files to write beside a model's weights (see `Material.save`)."""
+
+    def save(self, folder: Path, /) -> None:
+        """Write them into a folder."""
+        ...
 
 
 def write_text(path: Path, text: str) -> None:
@@ -92,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def save(
     run_dir: Path,
     model: LatentEBM,
-    tokenizer: "Tokenizer",
+    material: Beside,
     learner: "Learner",
     config: Config,
     progress: Progress,
@@ -105,16 +112,15 @@ def save(
     Args:
         run_dir: the run folder.
         model: what is saved as the model: the learner's `result`.
-        tokenizer, learner, config, progress: what is saved beside it.
+        material: what it was trained on, which may have files to write beside it (a tokeniser's).
+        learner, config, progress: what is saved beside it.
         best: whether it did best on valid so far.
-        contents: digest of the text of each split (see `Corpus.digest`), by which a resumed run knows its text.
+        contents: digest of each split (see `Corpus.digest`), by which a resumed run knows its data.
         chains: persistent chains, in a run that has them.
 
     Returns:
         The checkpoint's folder.
     """
-    from textebm.data.vocabulary import save_tokenizer
-
     folder = run_dir / "checkpoints"
     final = folder / f"step-{progress.step}"
     state = {"config": to_dict(config), "progress": dataclasses.asdict(progress), "contents": contents}
@@ -127,7 +133,7 @@ def save(
         temporary.mkdir(parents=True)
         try:
             model.save_pretrained(temporary)
-            save_tokenizer(tokenizer, temporary)
+            material.save(temporary)
             save_tensors(_optimiser_state(learner), temporary / OPTIMISER)
             if kept := learner.state():
                 save_tensors({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary / LEARNER)

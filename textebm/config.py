@@ -97,9 +97,53 @@ class PriorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneratorConfig:
-    """The recurrent generator p(x|z)."""
+class ConvolutionConfig:
+    """The convolutional generator of images, p(x|z) = N(x; g(z), σ²I): a stack of transposed convolutions.
 
+    The first layer makes a square map of z; each layer after it doubles the side, the last one too or not.
+    """
+
+    width: int = 64
+    """ngf: the unit in which channels are counted."""
+    start: int = 4
+    """Side of the first map in pixels; also the kernel of the layer that makes it."""
+    multiples: tuple[int, ...] = (8, 4, 2)
+    """Channels after each layer but the last, in units of width."""
+    last: Literal["double", "keep"] = "double"
+    """The last layer: a kernel of 4 and a stride of 2, which doubles the side; or one of 3 and 1, which keeps it."""
+    activation: Literal["lrelu", "relu", "gelu", "silu"] = "lrelu"
+    """Between layers (lrelu: slope 0.2)."""
+    normalisation: Literal["none", "batch", "group"] = "none"
+    """After each layer but the last (batch: chains take the running statistics and never change them)."""
+    output: Literal["tanh", "linear"] = "tanh"
+    """What the mean g(z) leaves the last layer through."""
+    sigma: float = 0.3
+    """σ_x: standard deviation of a pixel around the mean, where pixels are in [−1, 1]."""
+    loss: Literal["density", "squared-error"] = "density"
+    """What the generator's own parameters descend: −log p(x|z), or ‖x − g(z)‖², its multiple by 2σ² (the authors'
+    code)."""
+
+    def __post_init__(self) -> None:
+        _require(self.width > 0, "generator.convolution.width", self.width, "at least 1")
+        _require(self.start > 0, "generator.convolution.start", self.start, "at least 1")
+        enough = len(self.multiples) > 0 and all(m > 0 for m in self.multiples)
+        _require(enough, "generator.convolution.multiples", self.multiples, "one positive whole number or several")
+        _require(self.sigma > 0, "generator.convolution.sigma", self.sigma, "positive")
+
+    @property
+    def side(self) -> int:
+        """Height and width of the images that it makes."""
+        doublings = len(self.multiples) - 1 + (self.last == "double")
+        return int(self.start * 2**doublings)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """The generator p(x|z): of text, recurrent, and of images, convolutional."""
+
+    kind: Literal["recurrent", "convolutional"] = "recurrent"
+    """recurrent: an LSTM or a GRU, which writes text (cell to init_range); convolutional: makes images
+    (convolution)."""
     cell: Literal["lstm", "gru"] = "lstm"
     """Recurrent cell (one layer)."""
     embedding_dim: int = 256
@@ -118,6 +162,7 @@ class GeneratorConfig:
     """Share of the words it reads that are replaced by <unk> in training."""
     init_range: float = 0.1
     """Weights start uniform in ±this."""
+    convolution: ConvolutionConfig = dataclasses.field(default_factory=ConvolutionConfig)
 
     def __post_init__(self) -> None:
         _require(self.embedding_dim > 0, "generator.embedding_dim", self.embedding_dim, "at least 1")
@@ -141,7 +186,7 @@ class GeneratorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig:
-    """How z is inferred from a sentence: by a Langevin chain on the posterior, by an encoder, or by both."""
+    """How z is inferred from a sentence or an image: by a Langevin chain on the posterior, an encoder, or both."""
 
     kind: Literal["short-run", "amortised", "amortised-langevin", "persistent", "none"] = "short-run"
     """short-run: a chain from the reference Gaussian; amortised: an encoder; amortised-langevin: a chain from where the
@@ -186,9 +231,32 @@ def require_one_latent(prior: PriorConfig, inference: InferenceConfig) -> None:
         )
 
 
+def require_one_kind_of_data(prior: PriorConfig, generator: GeneratorConfig, inference: InferenceConfig) -> None:
+    """Check that a generator of images is asked for nothing that only text has.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if generator.kind == "recurrent":
+        return
+    of_text = "with generator.kind = convolutional"
+    wanted = f"another one {of_text}: only text has a language model without z"
+    _require(prior.kind != "none", "prior.kind", prior.kind, wanted)
+    _require(
+        inference.sampled_softmax == 0,
+        "inference.sampled_softmax",
+        inference.sampled_softmax,
+        f"0 {of_text}: no softmax",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """The encoder q(z|x) of amortised inference: a recurrence over the sentence in both directions."""
+    """The encoder q(z|x) of amortised inference.
+
+    Of text a recurrence over the sentence in both directions (cell to init_range), of images the generator's layers
+    the other way round (width, dropout).
+    """
 
     cell: Literal["lstm", "gru"] = "lstm"
     """Recurrent cell (one layer)."""
@@ -197,12 +265,14 @@ class EncoderConfig:
     hidden_dim: int | None = None
     """Size of the recurrent state of each direction (default: the generator's)."""
     dropout: float = 0.0
-    """Dropout on embeddings and on the last states."""
+    """Dropout on embeddings and on the last states; of images, on the last map."""
     init_range: float = 0.1
     """Weights start uniform in ±this."""
+    width: int | None = None
+    """Of images: the unit in which channels are counted (default: the generator's)."""
 
     def __post_init__(self) -> None:
-        for key in ("embedding_dim", "hidden_dim"):
+        for key in ("embedding_dim", "hidden_dim", "width"):
             value = getattr(self, key)
             _require(value is None or value > 0, f"encoder.{key}", value, "at least 1")
         _require(0 <= self.dropout < 1, "encoder.dropout", self.dropout, "in [0, 1)")
@@ -226,7 +296,8 @@ class BoundConfig:
     free_bits: float = 0.0
     """Nats that all dimensions of z together may carry at no cost, an equal share each."""
     free_bits_over: Literal["sentence", "batch"] = "sentence"
-    """Whether a dimension's KL is held against its share sentence by sentence, or on the mean of a batch."""
+    """Whether a dimension's KL is held against its share sentence by sentence (or image by image), or on the mean of a
+    batch."""
     autoencoder: float = 0.0
     """Share of the run that pre-trains without the KL term; the generator then starts anew."""
     aggressive_updates: int = 0
@@ -293,13 +364,14 @@ class EvaluationConfig:
     """What is measured on the validation split at the end of each epoch."""
 
     sentences: int = 500
-    """Validation sentences that are scored (0: all), the same ones each time."""
+    """Validation sentences, or images, that are scored (0: all), the same ones each time."""
     active_unit_sentences: int = 100
-    """Sentences over which the use of z is measured: active units, reconstruction BLEU, mutual information (0: not)."""
+    """Sentences, or images, over which the use of z is measured: active units, mutual information, of sentences
+    reconstruction BLEU (0: not)."""
     active_unit_chains: int = 10
-    """Posterior chains a sentence for them."""
+    """Posterior chains of each for them."""
     samples: int = 5
-    """Generated sentences written to the log."""
+    """Generated sentences written to the log, or images written to the run folder."""
     select_by: Literal["reconstruction_nll", "prior_nll", "negative_elbo"] = "reconstruction_nll"
     """Which of them makes a checkpoint the best (negative_elbo: with an encoder and a Gaussian prior alone)."""
 
@@ -310,12 +382,39 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImagesConfig:
+    """Which images a convolutional generator learns from."""
+
+    size: int | None = None
+    """Height and width in pixels that images are resized to (default: what the generator makes)."""
+    crop: Literal["authors", "centre"] | None = None
+    """Part of a picture that is kept: the largest square in its middle, or of CelebA that of the authors' code
+    (default: of a named set its own)."""
+    channels: Literal[1, 3] | None = None
+    """1: grey, 3: colour (default: of a named set its own, else as the first picture has)."""
+    max_images: int | None = None
+    """Most training images that are taken (default: all)."""
+    whole_train: bool = False
+    """Train on the images too that are held out of a published training set as valid."""
+    skip_bad: bool = False
+    """Leave out, and count, pictures that cannot be read; else one is an error."""
+    image_column: str | None = None
+    """Column of a hub data set that holds the images (default: its only one of images)."""
+
+    def __post_init__(self) -> None:
+        for key in ("size", "max_images"):
+            value = getattr(self, key)
+            _require(value is None or value > 0, f"images.{key}", value, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that decides the outcome of a training run."""
 
     data: str = "demo"
-    """Named corpus (demo, ptb, snli, yahoo), text file, folder (of train, valid and test, or of any text files), - for
-    standard input, or hf:NAME for a data set of the hub or a local one."""
+    """Named corpus (demo, ptb, snli, yahoo; svhn, cifar10, celeba64, celeba128, mnist), text file, folder (of train,
+    valid and test, of any text files, or of images), - for standard input, or hf:NAME for a data set of the hub or a
+    local one."""
     data_dir: str | None = None
     """Folder that holds local copies of named corpora; else the environment variable TEXTEBM_DATA."""
     text_field: str | None = None
@@ -337,6 +436,7 @@ class Config:
     """Longest sentence in words, end of sentence not counted (default: no limit)."""
     overlong: Literal["drop", "cut"] = "drop"
     """What happens to longer sentences."""
+    images: ImagesConfig = dataclasses.field(default_factory=ImagesConfig)
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
@@ -345,7 +445,7 @@ class Config:
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     batch_size: int = 64
-    """Sentences in a batch."""
+    """Sentences, or images, in a batch."""
     batch_tokens: int | None = None
     """Words in a batch, padding and ends of sentence included; then batch_size says nothing."""
     epochs: int = 30
@@ -353,7 +453,7 @@ class Config:
     seed: int = 0
     """Seed of every random stream."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """What the generator's matrix products take in training; weights, states and sums stay in fp32. auto: bf16 where
+    """What the generator's products take in training; weights, states and sums stay in fp32. auto: bf16 where
     the device multiplies in it natively, else fp32, which is then faster."""
     computation: Literal["fast", "plain"] = "fast"
     """How p(x|z) and its gradients are computed; plain: straightforward autograd, to check the fast way by."""
@@ -379,6 +479,13 @@ class Config:
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
         require_one_latent(self.prior, self.inference)
+        require_one_kind_of_data(self.prior, self.generator, self.inference)
+        _require(
+            self.batch_tokens is None or self.generator.kind == "recurrent",
+            "batch_tokens",
+            self.batch_tokens,
+            "left out with generator.kind = convolutional: batches of images are counted by batch_size",
+        )
         self._require_an_encoder_where_one_is_needed()
 
     def _require_an_encoder_where_one_is_needed(self) -> None:
@@ -452,6 +559,8 @@ def _typed(value: Any, hint: Any, path: str) -> Any:  # noqa: ANN401 (a value st
             return tuple(_typed(v, args[0], path) for v in value)
         if len(args) == len(value):
             return tuple(_typed(v, a, path) for v, a in zip(value, args, strict=True))
+    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(value, hint, where=path)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string

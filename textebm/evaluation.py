@@ -1,9 +1,9 @@
-"""What a model says about held-out sentences: likelihood under posterior and prior samples, energies, use of z."""
+"""What a model says about held-out sentences or images: likelihood under posterior and prior samples, use of z."""
 
 import dataclasses
 import math
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.data.batches import sequential_batches
+from textebm.data.dataset import Dataset
 from textebm.data.text import EncodedText
 from textebm.data.vocabulary import decode as to_text
 from textebm.errors import UsageError
@@ -19,10 +19,11 @@ from textebm.model import information
 from textebm.model.bound import kl_divergence
 from textebm.model.decoding import Decoding, decode
 from textebm.model.encoder import DiagonalGaussian
+from textebm.model.generators import Batch
 from textebm.model.inference import Request
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream
-from textebm.model.recurrent import EOS, FIRST_OUTPUT, TextBatch
+from textebm.model.recurrent import EOS, FIRST_OUTPUT
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,18 +37,9 @@ ACTIVE_VARIANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Validation:
-    """What is measured on held-out sentences. NLL in nats a sentence; perplexity a word, end of sentence counted.
+class LatentFigures:
+    """What is measured on held-out samples of x, whatever x is. NLL in nats a sample."""
 
-    So the figures of vocabularies of words and of byte pairs compare.
-    """
-
-    sentences: int
-    """Sentences scored."""
-    tokens: int
-    """Their tokens, end of sentence included."""
-    words: int
-    """Their words, end of sentence included; in a vocabulary of words as many as tokens."""
     reconstruction_nll: float
     """Mean −log p(x|z), z inferred as in training (one sample, no dropout; see `LatentEBM.infer`)."""
     prior_nll: float
@@ -69,6 +61,51 @@ class Validation:
     prior_displacement: float
     """Mean distance that a prior chain ends from its start."""
 
+    derived: ClassVar[tuple[str, ...]] = ("nll_gap",)
+    """Names of the properties that `to_dict` tells too."""
+
+    @property
+    def nll_gap(self) -> float:
+        """By how many nats a sample the NLL is lower under posterior samples than under prior samples: 0 where z says
+        nothing of x."""
+        return self.prior_nll - self.reconstruction_nll
+
+    def score(self, select_by: SelectBy) -> float:
+        """What makes a checkpoint the best: lower is better."""
+        value: float = getattr(self, select_by)
+        return value
+
+    def to_dict(self) -> dict[str, float]:
+        """All figures by name, derived ones included."""
+        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in self.derived}}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderFigures(LatentFigures):
+    """What is measured besides where there is an encoder."""
+
+    kl: float
+    """Mean KL(q(z|x) ‖ p(z)) a sample in nats, up to log Z of an EBM prior, from one sample of q."""
+    negative_elbo: float
+    """Mean −log p(x|z) + KL(q(z|x) ‖ p(z)) at the same sample: with a Gaussian prior, an upper bound on −log p(x)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation(LatentFigures):
+    """What is measured on held-out sentences. NLL in nats a sentence; perplexity a word, end of sentence counted.
+
+    So the figures of vocabularies of words and of byte pairs compare.
+    """
+
+    sentences: int
+    """Sentences scored."""
+    tokens: int
+    """Their tokens, end of sentence included."""
+    words: int
+    """Their words, end of sentence included; in a vocabulary of words as many as tokens."""
+
+    derived = ("reconstruction_perplexity", "prior_perplexity", "gaussian_perplexity", "nll_gap")
+
     @property
     def reconstruction_perplexity(self) -> float:
         """exp of the NLL a word under posterior samples."""
@@ -84,34 +121,59 @@ class Validation:
         """exp of the NLL a word under samples of the reference Gaussian."""
         return self._perplexity(self.gaussian_nll)
 
-    @property
-    def nll_gap(self) -> float:
-        """By how many nats a sentence the NLL is lower under posterior samples than under prior samples: 0 where z
-        says nothing of x."""
-        return self.prior_nll - self.reconstruction_nll
-
     def _perplexity(self, nll: float) -> float:
         return perplexity_a_word(nll, self.sentences, self.words)
 
-    def score(self, select_by: SelectBy) -> float:
-        """What makes a checkpoint the best: lower is better."""
-        value: float = getattr(self, select_by)
-        return value
 
-    def to_dict(self) -> dict[str, float]:
-        """All figures by name, perplexities and the gap included."""
-        derived = ("reconstruction_perplexity", "prior_perplexity", "gaussian_perplexity", "nll_gap")
-        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in derived}}
+@dataclasses.dataclass(frozen=True)
+class EncoderValidation(Validation, EncoderFigures):
+    """What is measured on held-out sentences where there is an encoder."""
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderValidation(Validation):
-    """What is measured besides where there is an encoder."""
+class ImageValidation(LatentFigures):
+    """What is measured on held-out images. NLL in nats an image, of a density of pixels in [−1, 1].
 
-    kl: float
-    """Mean KL(q(z|x) ‖ p(z)) a sentence in nats, up to log Z of an EBM prior, from one sample of q."""
-    negative_elbo: float
-    """Mean −log p(x|z) + KL(q(z|x) ‖ p(z)) at the same sample: with a Gaussian prior, an upper bound on −log p(x)."""
+    The likelihood being Gaussian, a mean squared error is another way to write an NLL. It is a mean over images,
+    channels and pixels: in [−1, 1], and in [0, 1] a quarter of that.
+    """
+
+    images: int
+    """Images scored."""
+    dimensions: int
+    """Numbers that an image consists of."""
+    sigma: float
+    """σ_x of the generator."""
+
+    derived = ("reconstruction_mse", "reconstruction_mse_unit", "prior_mse", "gaussian_mse", "nll_gap")
+
+    @property
+    def reconstruction_mse(self) -> float:
+        """Mean squared error of g(z) under posterior samples, pixels in [−1, 1]."""
+        return self._mse(self.reconstruction_nll)
+
+    @property
+    def reconstruction_mse_unit(self) -> float:
+        """The same, pixels in [0, 1]."""
+        return self.reconstruction_mse / 4
+
+    @property
+    def prior_mse(self) -> float:
+        """Mean squared error of g(z) under prior samples, pixels in [−1, 1]."""
+        return self._mse(self.prior_nll)
+
+    @property
+    def gaussian_mse(self) -> float:
+        """Mean squared error of g(z) under samples of the reference Gaussian, pixels in [−1, 1]."""
+        return self._mse(self.gaussian_nll)
+
+    def _mse(self, nll: float) -> float:
+        return mean_squared_error(nll, self.dimensions, self.sigma)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEncoderValidation(ImageValidation, EncoderFigures):
+    """What is measured on held-out images where there is an encoder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +214,17 @@ def perplexity_a_word(nll: float, sentences: int, words: int) -> float:
     return math.exp(min(nll * sentences / words, 700.0))
 
 
+def mean_squared_error(nll: float, dimensions: int, sigma: float) -> float:
+    """The mean squared error a pixel that belongs to an NLL.
+
+    Args:
+        nll: −log N(x; g, σ²I) in nats, a mean over images.
+        dimensions: numbers that an image consists of.
+        sigma: σ.
+    """
+    return (2 * nll / dimensions - math.log(2 * math.pi * sigma**2)) * sigma**2
+
+
 def validate(
     model: LatentEBM,
     text: EncodedText,
@@ -170,33 +243,82 @@ def validate(
         batch_size: sentences scored at once.
         prior_steps: length of the prior chain (default: K0 as in training).
     """
-    exact = not model.config.prior.dimensions
-    kind = Validation if model.encoder is None else EncoderValidation
-    names = ["nll"] if exact else [f.name for f in dataclasses.fields(kind)][3:]
     rows = spread(len(text), sentences)
+    tokens, words = int(text.lengths[rows].sum()) + len(rows), len(rows) + int(text.words(rows).sum())
+    if not model.config.prior.dimensions:
+        return ExactValidation(len(rows), tokens, words, _exact_nll(model, text, rows, batch_size))
+    figures = latent_figures(model, text, seed, rows, batch_size, prior_steps)
+    kind = Validation if model.encoder is None else EncoderValidation
+    return kind(**figures, sentences=len(rows), tokens=tokens, words=words)
+
+
+def validate_images(
+    model: LatentEBM,
+    images: Dataset,
+    seed: int,
+    most: int = 0,
+    batch_size: int = 64,
+    prior_steps: int | None = None,
+) -> ImageValidation:
+    """Score held-out images.
+
+    Args:
+        model: a model of images, on its device.
+        images: the held-out images.
+        seed: of the chains; the same seed gives the same chains, so that epochs compare.
+        most: score only this many, spread evenly (0: all).
+        batch_size: images scored at once.
+        prior_steps: length of the prior chain (default: K0 as in training).
+    """
+    rows = spread(len(images), most)
+    figures = latent_figures(model, images, seed, rows, batch_size, prior_steps)
+    kind = ImageValidation if model.encoder is None else ImageEncoderValidation
+    painter = model.painter
+    return kind(**figures, images=len(rows), dimensions=painter.shape.dimensions, sigma=painter.config.sigma)
+
+
+def latent_figures(
+    model: LatentEBM,
+    data: Dataset,
+    seed: int,
+    rows: NDArray[np.int64],
+    batch_size: int = 64,
+    prior_steps: int | None = None,
+) -> dict[str, float]:
+    """The figures of `LatentFigures`, or of `EncoderFigures`, by name.
+
+    Args:
+        model: the model, on its device.
+        data: the held-out samples of x.
+        seed: of the chains.
+        rows: which samples are scored.
+        batch_size: samples scored at once.
+        prior_steps: length of the prior chain (default: K0 as in training).
+    """
+    kind = LatentFigures if model.encoder is None else EncoderFigures
+    names = [f.name for f in dataclasses.fields(kind)]
     totals = torch.zeros(len(names), dtype=torch.float64)
-    tokens, words = 0, len(rows) + int(text.words(rows).sum())
-    for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
-        x = text.batch(rows[batch]).to(model.device)
-        tokens += int(x.lengths.sum())
-        totals += (_exact_nll(model, x) if exact else _validate_batch(model, x, seed, number, prior_steps)).cpu()
-    means = (totals / len(rows)).tolist()
-    if exact:
-        return ExactValidation(len(rows), tokens, words, *means)
-    return kind(sentences=len(rows), tokens=tokens, words=words, **dict(zip(names, means, strict=True)))
+    for number, places in enumerate(data.groups(rows, batch_size)):
+        x = data.batch(rows[places]).to(model.device)
+        totals += _score_batch(model, x, seed, number, prior_steps).cpu()
+    return dict(zip(names, (totals / len(rows)).tolist(), strict=True))
 
 
-def _exact_nll(model: LatentEBM, x: TextBatch) -> Float[Tensor, " 1"]:
-    """The sum of −log p(x) over one batch."""
-    nothing = model.prior.origin.expand(len(x.lengths), -1)  # (batch, 0)
-    return -model.log_prob(x, nothing).double().sum().unsqueeze(0)
+def _exact_nll(model: LatentEBM, text: EncodedText, rows: NDArray[np.int64], batch_size: int) -> float:
+    """Mean −log p(x) under a plain language model."""
+    total = 0.0
+    for places in text.groups(rows, batch_size):
+        x = text.batch(rows[places]).to(model.device)
+        nothing = model.prior.origin.expand(x.batch_size, -1)  # (batch, 0)
+        total -= float(model.log_prob(x, nothing).double().sum())
+    return total / len(rows)
 
 
-def _validate_batch(
-    model: LatentEBM, x: TextBatch, seed: int, number: int, prior_steps: int | None
+def _score_batch(
+    model: LatentEBM, x: Batch, seed: int, number: int, prior_steps: int | None
 ) -> Float[Tensor, " figures"]:
-    """Sums over one batch, in the order of the fields of Validation, or of EncoderValidation."""
-    n = len(x.lengths)
+    """Sums over one batch, in the order of the fields of LatentFigures, or of EncoderFigures."""
+    n = x.batch_size
     conditioned = model.condition(x)
     noise = stream(seed, "evaluation", number, 0, device=model.device)
     moves = stream(seed, "evaluation", number, 1, device=model.device)
@@ -214,44 +336,44 @@ def _validate_batch(
     return torch.stack([f.double().sum() for f in figures])
 
 
-def encoded(model: LatentEBM, text: EncodedText, sentences: int = 0, batch_size: int = 64) -> DiagonalGaussian:
-    """What the encoder says of held-out sentences, in float64 on the CPU.
+def encoded(model: LatentEBM, data: Dataset, samples: int = 0, batch_size: int = 64) -> DiagonalGaussian:
+    """What the encoder says of held-out samples of x, in float64 on the CPU.
 
     Args:
         model: a model with an encoder, on its device.
-        text: the held-out sentences.
-        sentences: take only this many, spread evenly over the text (0: all).
-        batch_size: sentences encoded at once.
+        data: the held-out samples.
+        samples: take only this many, spread evenly (0: all).
+        batch_size: samples encoded at once.
     """
-    rows = spread(len(text), sentences)
+    rows = spread(len(data), samples)
     mean = torch.empty(len(rows), model.config.prior.dimensions, dtype=torch.float64)
     log_variance = torch.empty_like(mean)
-    for batch in sequential_batches(text.lengths[rows], batch_size):
+    for batch in data.groups(rows, batch_size):
         with torch.no_grad():
-            q = model.encode(text.batch(rows[batch]).to(model.device))
+            q = model.encode(data.batch(rows[batch]).to(model.device))
         mean[torch.from_numpy(batch)] = q.mean.double().cpu()
         log_variance[torch.from_numpy(batch)] = q.log_variance.double().cpu()
     return DiagonalGaussian(mean, log_variance)
 
 
-def mutual_information(model: LatentEBM, text: EncodedText, seed: int, sentences: int = 0) -> float:
-    """Mutual information of x and z under the encoder in nats, over held-out sentences (see `information`).
+def mutual_information(model: LatentEBM, data: Dataset, seed: int, samples: int = 0) -> float:
+    """Mutual information of x and z under the encoder in nats, over held-out samples of x (see `information`).
 
     Args:
         model: a model with an encoder, on its device.
-        text: the held-out sentences.
-        seed: of the samples of q, one a sentence.
-        sentences: take only this many, spread evenly over the text (0: all).
+        data: the held-out samples.
+        seed: of the samples of q, one each.
+        samples: take only this many, spread evenly (0: all).
     """
-    q = encoded(model, text, sentences)
+    q = encoded(model, data, samples)
     z = q.sample(stream(seed, "evaluation", 0, 4))
     return information.mutual_information(z[:, None], q.mean, q.log_variance).item()
 
 
 def active_units(
-    model: LatentEBM, text: EncodedText, seed: int, sentences: int = 100, chains: int = 10, batch_size: int = 64
+    model: LatentEBM, data: Dataset, seed: int, sentences: int = 100, chains: int = 10, batch_size: int = 64
 ) -> tuple[int, list[float]]:
-    """Dimensions of z whose posterior mean varies over sentences by more than 0.01 (Burda et al., 2016).
+    """Dimensions of z whose posterior mean varies over sentences, or images, by more than 0.01 (Burda et al., 2016).
 
     The mean over a sentence's chains still carries 1/chains of the posterior's own variance, which alone would exceed
     the threshold; that share is estimated from the spread within sentences and taken off (one-way analysis of
@@ -259,21 +381,20 @@ def active_units(
 
     Args:
         model: the model.
-        text: held-out sentences.
+        data: held-out sentences or images.
         seed: of the chains.
-        sentences: how many sentences, spread evenly over the text; among fewer than 2 nothing varies, and no unit is
-            active.
-        chains: posterior chains a sentence, at least 2.
+        sentences: how many of them, spread evenly; among fewer than 2 nothing varies, and no unit is active.
+        chains: posterior chains of each, at least 2.
         batch_size: chains run at once.
 
     Returns:
         The number of active units, and the corrected variance of each dimension.
     """
     if has_density(model):
-        means = encoded(model, text, sentences, batch_size).mean
+        means = encoded(model, data, sentences, batch_size).mean
         variance = means.var(0) if len(means) > 1 else torch.zeros(means.shape[1])
     else:
-        samples = posterior_chains(model, text, seed, sentences, chains, batch_size)
+        samples = posterior_chains(model, data, seed, sentences, chains, batch_size)
         variance = information.variance_of_means(samples) if len(samples) > 1 else torch.zeros(samples.shape[2])
     return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
 
@@ -284,49 +405,63 @@ def has_density(model: LatentEBM) -> bool:
 
 
 def posterior_chains(
-    model: LatentEBM, text: EncodedText, seed: int, sentences: int = 100, chains: int = 10, batch_size: int = 64
-) -> Float[Tensor, "sentences chains latent"]:
-    """Several posterior samples of each of some sentences, in float64 on the CPU.
+    model: LatentEBM, data: Dataset, seed: int, samples: int = 100, chains: int = 10, batch_size: int = 64
+) -> Float[Tensor, "samples chains latent"]:
+    """Several posterior samples of z for each of some held-out samples of x, in float64 on the CPU.
 
     Args:
         model: the model.
-        text: held-out sentences.
+        data: the held-out samples.
         seed: of the chains.
-        sentences: how many sentences, spread evenly over the text (0: all).
-        chains: posterior chains a sentence.
+        samples: how many of them, spread evenly (0: all).
+        chains: posterior chains of each.
         batch_size: chains run at once.
     """
-    rows = spread(len(text), sentences).repeat(chains)
-    samples = torch.empty(len(rows), model.config.prior.dimensions, dtype=torch.float64)
-    for number, batch in enumerate(sequential_batches(text.lengths[rows], batch_size)):
-        x = text.batch(rows[batch]).to(model.device)
+    rows = spread(len(data), samples).repeat(chains)
+    latents = torch.empty(len(rows), model.config.prior.dimensions, dtype=torch.float64)
+    for number, batch in enumerate(data.groups(rows, batch_size)):
+        x = data.batch(rows[batch]).to(model.device)
         z = model.infer(x, stream(seed, "evaluation", number, 3, device=model.device))
-        samples[torch.from_numpy(batch)] = z.double().cpu()
-    return samples.view(-1, chains, samples.shape[1])
+        latents[torch.from_numpy(batch)] = z.double().cpu()
+    return latents.view(-1, chains, latents.shape[1])
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentUse:
-    """Whether z is used, on a subset of held-out sentences. A figure that is not known is None."""
+class UseOfLatents:
+    """Whether z is used, on a subset of held-out samples of x. A figure that is not known is None."""
 
-    latent_sentences: int
-    """Sentences that the figures are of."""
     latent_chains: int
-    """Posterior chains of each."""
+    """Posterior chains of each sample."""
     active_units: int
-    """Dimensions of z whose posterior mean varies over sentences (see `active_units`)."""
-    reconstruction_bleu: float | None
-    """Corpus BLEU (sacrebleu, text as it is) of greedy reconstructions, 100 for copies; None without sacrebleu."""
+    """Dimensions of z whose posterior mean varies over samples (see `active_units`)."""
     density: Density
     """What q(z|x) is in the two figures below: Gaussians fitted to the chains, or the encoder's own."""
     mutual_information: float
-    """I_q(x; z) in nats, log of the number of sentences at most (see `information`)."""
+    """I_q(x; z) in nats, log of the number of samples at most (see `information`)."""
     kl: float | None
     """Mean KL(q(z|x) ‖ p(z)) in nats, without bias, so a small one may fall below 0; None without the prior's log Z."""
 
     def to_dict(self) -> dict[str, float | str]:
         """The figures that are known, by name."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentUse(UseOfLatents):
+    """Whether a model of text uses z."""
+
+    latent_sentences: int
+    """Sentences that the figures are of."""
+    reconstruction_bleu: float | None
+    """Corpus BLEU (sacrebleu, text as it is) of greedy reconstructions, 100 for copies; None without sacrebleu."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageLatentUse(UseOfLatents):
+    """Whether a model of images uses z."""
+
+    latent_images: int
+    """Images that the figures are of."""
 
 
 def latent_use(
@@ -350,11 +485,37 @@ def latent_use(
         log_normaliser: log Z of an EBM prior, for the KL; that of a Gaussian is 0.
     """
     samples = posterior_chains(model, text, seed, sentences, chains)
+    use = _use_of(samples, model, text, log_normaliser)
+    bleu_score = _reconstruction_bleu(model, text, tokenizer, seed, samples[:, 0])
+    return LatentUse(**vars(use), latent_sentences=len(samples), reconstruction_bleu=bleu_score)
+
+
+def latent_use_of_images(
+    model: LatentEBM, images: Dataset, seed: int, most: int = 100, chains: int = 10, log_normaliser: float | None = None
+) -> ImageLatentUse:
+    """Measure whether z is used by a model of images.
+
+    Args:
+        model: the model.
+        images: held-out images.
+        seed: of the chains.
+        most: how many images, at least 2, spread evenly (0: all).
+        chains: posterior chains an image, at least 2.
+        log_normaliser: log Z of an EBM prior, for the KL; that of a Gaussian is 0.
+    """
+    samples = posterior_chains(model, images, seed, most, chains)
+    return ImageLatentUse(**vars(_use_of(samples, model, images, log_normaliser)), latent_images=len(samples))
+
+
+def _use_of(
+    samples: Float[Tensor, "samples chains latent"], model: LatentEBM, data: Dataset, log_normaliser: float | None
+) -> UseOfLatents:
+    """The figures that posterior chains tell; `samples` are those of as many samples of x, spread evenly."""
     known = 0.0 if model.config.prior.kind == "gaussian" else log_normaliser
     several = len(samples) > 1
     density: Density
     if has_density(model):
-        q = encoded(model, text, sentences)
+        q = encoded(model, data, len(samples))
         variance = q.mean.var(0) if several else q.mean[0] * 0
         told = information.mutual_information(samples, *q).item()
         density, entropies = "encoder", information.entropy(q.log_variance)
@@ -362,11 +523,9 @@ def latent_use(
         variance = information.variance_of_means(samples) if several else samples[0, 0] * 0
         told = information.mutual_information(samples, *information.fitted_gaussian(samples)).item() if several else 0.0
         density, entropies = "fitted-gaussian", information.entropy_of_chains(samples)
-    return LatentUse(
-        latent_sentences=len(samples),
-        latent_chains=chains,
+    return UseOfLatents(
+        latent_chains=samples.shape[1],
         active_units=int((variance > ACTIVE_VARIANCE).sum()),
-        reconstruction_bleu=_reconstruction_bleu(model, text, tokenizer, seed, samples[:, 0]),
         density=density,
         mutual_information=told,
         kl=None if known is None else _kl(model, samples, entropies, known),
@@ -396,7 +555,7 @@ def _reconstruction_bleu(
     originals = [to_text(tokenizer, text.sentence(int(row))) for row in spread(len(text), len(latents))]
     z = latents.to(model.prior.origin.dtype).to(model.device)
     greedy = Decoding("greedy", max_length=model.config.longest)
-    ids = decode(model.generator, z, greedy, stream(seed, "decoding", 0, device=model.device))
+    ids = decode(model.writer, z, greedy, stream(seed, "decoding", 0, device=model.device))
     return bleu([to_text(tokenizer, words) for words in ids], originals)[0]
 
 

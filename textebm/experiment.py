@@ -21,6 +21,7 @@ from textebm.config import Config, from_dict, load_config, method_names, to_dict
 from textebm.data.registry import Corpus
 from textebm.errors import CheckpointError, ConfigError, UsageError
 from textebm.lm_eval.protocols import DEFAULT_PROTOCOL, get_protocol
+from textebm.materials.text import batches_an_epoch, load_splits
 
 SAMPLES = 20
 """Generated sentences that a result quotes."""
@@ -540,11 +541,11 @@ def figures(run_dir: Path, corpus: Corpus, device: torch.device | str) -> dict[s
         raise CheckpointError(f"{run_dir} holds no run")
     trained = checkpoint.read_run(last)[1]
     model, tokenizer = generation.load(folder, device)
-    splits = training.load_splits(corpus, config, tokenizer)
+    splits = load_splits(corpus, config, tokenizer)
     log = plots.read_log(run_dir)
     sittings = [line for line in log if line["kind"] in ("start", "resume")]
     curve = [line for line in log if line["kind"] == "valid"]
-    epochs = progress.epoch + progress.batch / training.batches_an_epoch(config, splits.train)
+    epochs = progress.epoch + progress.batch / batches_an_epoch(config, splits.train)
     held_out: dict[str, dict[str, Any]] = {
         split: evaluation.validate(model, text, config.seed, HELD_OUT_SENTENCES).to_dict()
         for split, text in (("valid", splits.valid), ("test", splits.test))

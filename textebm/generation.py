@@ -40,8 +40,11 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[LatentEBM, "
 
     Raises:
         CheckpointError: the folder holds no readable model.
+        UsageError: the model is one of images.
     """
-    return LatentEBM.from_pretrained(folder, device).eval(), load_tokenizer(folder)
+    model = LatentEBM.from_pretrained(folder, device).eval()
+    _ = model.writer
+    return model, load_tokenizer(folder)
 
 
 def generate(
@@ -66,7 +69,7 @@ def generate(
     for number, begin in enumerate(range(0, n, WRITTEN_AT_ONCE)):
         size = min(WRITTEN_AT_ONCE, n - begin)
         z = model.sample_prior(size, stream(seed, "prior", number, device=model.device), prior_steps)
-        words = decode(model.generator, z, decoding, stream(seed, "decoding", number, device=model.device))
+        words = decode(model.writer, z, decoding, stream(seed, "decoding", number, device=model.device))
         for ids, energy in zip(words, model.energy(z).tolist(), strict=True):
             yield Sample(to_text(tokenizer, ids), energy)
 
@@ -112,7 +115,7 @@ def reconstruct(
     z = infer(model, tokenizer, sentences, seed)
     written: list[str] = []
     for number, rows in enumerate(torch.split(z, BATCH)):
-        ids = decode(model.generator, rows, decoding, stream(seed, "decoding", number, device=model.device))
+        ids = decode(model.writer, rows, decoding, stream(seed, "decoding", number, device=model.device))
         written += [to_text(tokenizer, words) for words in ids]
     return written
 
@@ -141,7 +144,7 @@ def interpolate(
     ends = infer(model, tokenizer, [first, last], seed)
     weights = torch.linspace(0, 1, points, device=ends.device)[:, None]
     z = ends[:1] * (1 - weights) + ends[1:] * weights
-    ids = decode(model.generator, z, decoding, stream(seed, "decoding", 0, device=model.device))
+    ids = decode(model.writer, z, decoding, stream(seed, "decoding", 0, device=model.device))
     return [Sample(to_text(tokenizer, w), e) for w, e in zip(ids, model.energy(z).tolist(), strict=True)]
 
 

@@ -54,7 +54,7 @@ class DecodingOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Train(DeviceOptions):
-    """Train a model: EBM prior and recurrent generator, by short-run Langevin in z.
+    """Train a model: EBM prior and a generator of text or images, by short-run Langevin in z.
 
     The settings are those of the preset named like the corpus; --config names another preset or file, and single
     settings are overridden by name (--prior.steps 40).
@@ -66,6 +66,7 @@ class Train(DeviceOptions):
       textebm train --data my-corpus.txt --vocab-size 8000 --prior.kind gaussian
       textebm train --config runs/ptb-20260101-120000/config.json --seed 1
       textebm train --data ptb --run-dir runs/ptb --resume auto
+      textebm train --data mnist --config mnist-small
     """
 
     settings: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = dataclasses.field(
@@ -96,59 +97,91 @@ class Train(DeviceOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Generate(DecodingOptions, ModelOptions):
-    """Write sentences with a trained model: z from the prior chain, then decoding.
+    """Write sentences, or make images, with a trained model: z from the prior chain, then the generator.
 
     examples:
       textebm generate -n 1000
       textebm generate -n 20 --decoding greedy --model runs/ptb
       textebm generate -n 100000 --output samples.txt
+      textebm generate -n 64 --model runs/mnist --output digits.png
+      textebm generate -n 1000 --model runs/mnist --format png --output digits
     """
 
-    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 10
-    """Number of sentences."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """Number of sentences (default: 10) or images (default: 64)."""
     prior_steps: int | None = None
     """Langevin steps of the prior chain (default: as in training; 0: the reference Gaussian)."""
-    format: Literal["text", "jsonl"] = "text"
-    """Plain text, or JSON lines with the energy of each latent."""
+    format: Literal["text", "jsonl", "grid", "png"] | None = None
+    """Of sentences: plain text (the default), or JSON lines with the energy of each latent. Of images: one PNG file
+    with all of them (the default), or one each."""
     output: str | None = None
-    """File to write to (default: standard output)."""
+    """File to write to (default: standard output, of images generated.png), or with --format png the folder (default:
+    generated)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruct(DecodingOptions, ModelOptions):
-    """Infer z for each line of a text file and write the sentence again.
+    """Infer z for each line of a text file and write the sentence again; or for images, and make them again.
+
+    Of images the mean squared error is told: over images, channels and pixels, from one posterior sample by the chain
+    of training; with pixels in [-1, 1], and beside it in [0, 1].
 
     examples:
       textebm reconstruct sentences.txt
       textebm reconstruct sentences.txt --decoding beam --format json
+      textebm reconstruct --model runs/mnist --format json
+      textebm reconstruct my-pictures --model runs/mnist
     """
 
-    file: tyro.conf.Positional[str] = tyro.MISSING
-    """Text file, one sentence a line."""
+    file: tyro.conf.Positional[str | None] = None
+    """Text file, one sentence a line; or a picture, or a folder of pictures (default: a split of the model's data)."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Which images, where none are named."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """Number of images, spread evenly over the split (default: all)."""
+    data: str | None = None
+    """Images to take the split of (default: those that the model was trained on)."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named sets of images; else TEXTEBM_DATA."""
+    grid: str | None = None
+    """PNG file for images above their reconstructions (default: reconstructions.png)."""
+    pairs: int = 32
+    """Images in it, at most."""
     decoding: Literal["sample", "greedy", "beam"] = "greedy"
     """How words are chosen."""
     format: Literal["text", "json"] = "text"
-    """Sentences, or one JSON object with each pair and the BLEU score of all of them."""
+    """Sentences, or one JSON object with each pair and the BLEU score of all of them. Of images: lines for people, or
+    one JSON object."""
     output: str | None = None
     """File to write to (default: standard output)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Interpolate(DecodingOptions, ModelOptions):
-    """Write sentences along the line between the latents of two sentences.
+    """Write sentences, or make images, along the line between the latents of two sentences or images.
 
     examples:
       textebm interpolate "the market fell sharply" "he was a good man"
+      textebm interpolate a.png b.png --model runs/mnist
+      textebm interpolate --model runs/mnist --lines 8 --output lines.png
     """
 
-    first: tyro.conf.Positional[str] = tyro.MISSING
-    """Where the line begins."""
-    last: tyro.conf.Positional[str] = tyro.MISSING
+    first: tyro.conf.Positional[str | None] = None
+    """Where the line begins: a sentence, or a picture (of a model of images, without it: test images)."""
+    last: tyro.conf.Positional[str | None] = None
     """Where it ends."""
     decoding: Literal["sample", "greedy", "beam"] = "greedy"
     """How words are chosen."""
     points: int = 7
-    """Sentences written, both ends included."""
+    """Sentences or images of a line, both ends included."""
+    lines: int = 8
+    """Lines between pairs of test images, where no pictures are named."""
+    data: str | None = None
+    """Images to take them from (default: those that the model was trained on)."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named sets of images; else TEXTEBM_DATA."""
+    output: str | None = None
+    """PNG file to write images to (default: interpolation.png)."""
 
 
 @dataclasses.dataclass(frozen=True)

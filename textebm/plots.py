@@ -69,13 +69,14 @@ def _draw_perplexity(axes: Any, valid: list[dict[str, Any]]) -> None:  # noqa: A
 def _draw_latent(panels: Any, train: list[dict[str, Any]], valid: list[dict[str, Any]]) -> None:  # noqa: ANN401
     """The three panels of a model with z: likelihood, energies, norms."""
     likelihood, energy, norm = panels
+    measure, named = ("mse", "MSE") if "reconstruction_mse" in valid[0] else ("perplexity", "perplexity")
     for key, label, colour in (
-        ("reconstruction_perplexity", "posterior samples", "tab:blue"),
-        ("prior_perplexity", "prior samples", "tab:orange"),
-        ("gaussian_perplexity", "Gaussian samples", "tab:green"),
+        ("reconstruction", "posterior samples", "tab:blue"),
+        ("prior", "prior samples", "tab:orange"),
+        ("gaussian", "Gaussian samples", "tab:green"),
     ):
-        _line(likelihood, valid, key, label, colour, marker="o")
-    likelihood.set(title="perplexity on valid, by where z comes from", xlabel="step", yscale="log")
+        _line(likelihood, valid, f"{key}_{measure}", label, colour, marker="o")
+    likelihood.set(title=f"{named} on valid, by where z comes from", xlabel="step", yscale="log")
     _plain_ticks(likelihood)
     for key, label, colour in (
         ("posterior_energy", "posterior", "tab:blue"),

@@ -13,23 +13,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from textebm import checkpoint, evaluation, generation, hardware
+from textebm import checkpoint, evaluation, hardware
 from textebm.chains import ChainMemory, Visited
 from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
-from textebm.data import cache
-from textebm.data.batches import bucketed_batches, token_batches
 from textebm.data.prefetch import ahead
-from textebm.data.registry import SPLITS, Corpus
-from textebm.data.text import EncodedText, EncodingOptions
-from textebm.data.vocabulary import load_tokenizer
+from textebm.data.registry import SPLITS
 from textebm.errors import CheckpointError, ConfigError, DivergenceError, UsageError
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.materials import Corpus, Material, material_of
+from textebm.model.generators import Batch
+from textebm.model.latent_ebm import LatentEBM
 from textebm.model.learner import Learner, StepReport
 from textebm.model.random import stream
-from textebm.model.recurrent import TextBatch
 from textebm.phases import Improvement, Phases
 
 READ_EVERY = 20
@@ -65,14 +61,15 @@ class Limits:
 class Observer(Protocol):
     """Who watches a run: a progress bar, a notebook, a test."""
 
-    def prepare(self, what: str, sentences: int) -> None:
-        """So many more sentences were read for `what`: the vocabulary, or a split. Not called for what is cached."""
+    def prepare(self, what: str, samples: int) -> None:
+        """So many more sentences or images were read for `what`: the vocabulary, or a split. Not called for what is
+        cached."""
 
     def begin(self, steps: int, done: int) -> None:
         """Training begins: it will end at `steps`, of which `done` are done."""
 
-    def step(self, tokens: int) -> None:
-        """One more step, over so many tokens."""
+    def step(self, units: int) -> None:
+        """One more step, over so many tokens or images."""
 
     def record(self, line: dict[str, Any]) -> None:
         """A line was written to the log."""
@@ -81,48 +78,17 @@ class Observer(Protocol):
 class Silent:
     """An observer that does nothing."""
 
-    def prepare(self, what: str, sentences: int) -> None:
+    def prepare(self, what: str, samples: int) -> None:
         """Nothing."""
 
     def begin(self, steps: int, done: int) -> None:
         """Nothing."""
 
-    def step(self, tokens: int) -> None:
+    def step(self, units: int) -> None:
         """Nothing."""
 
     def record(self, line: dict[str, Any]) -> None:
         """Nothing."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Splits:
-    """A corpus, encoded."""
-
-    tokenizer: Tokenizer
-    train: EncodedText
-    valid: EncodedText
-    test: EncodedText
-    """Not used in training; here so that it is seen at the start whether it can be used later."""
-
-
-def load_splits(
-    corpus: Corpus, config: Config, tokenizer: Tokenizer | None = None, watch: cache.Watch | None = None
-) -> Splits:
-    """The vocabulary of the training split (or `tokenizer`) and the encoded splits, built or from the cache.
-
-    Raises:
-        DataError: a split is missing, or holds no usable sentence.
-    """
-    tokenizer = tokenizer or cache.vocabulary(corpus, vocabulary_options(config), watch)
-    options = EncodingOptions(config.max_length, config.overlong, config.unknown_words)
-    return Splits(tokenizer, *(cache.encoded(corpus, split, tokenizer, options, watch) for split in SPLITS))
-
-
-def vocabulary_options(config: Config) -> cache.VocabularyOptions:
-    """What a run's vocabulary is made by."""
-    return cache.VocabularyOptions(
-        config.vocab_size, config.tokenizer, config.min_count, config.lowercase, config.numbers
-    )
 
 
 def train(
@@ -138,7 +104,7 @@ def train(
 
     Args:
         config: the run's configuration; a resumed run must be given its own.
-        corpus: where sentences come from.
+        corpus: where sentences or images come from (see `Material.resolve`).
         run_dir: the run folder.
         limits: when to end early, when to save.
         device: where to compute.
@@ -156,33 +122,18 @@ def train(
     """
     run = _Run(config, corpus, run_dir, limits or Limits(), torch.device(device), observer or Silent())
     run.start(resume)
-    text = run.splits.train
+    data = run.material.train
     while not run.finished():
-        rest = epoch_batches(config, text, run.progress.epoch, run.progress.batch)
-        for rows, x in ahead(lambda rows: (rows, text.batch(rows).to(run.device)), rest):
+        rest = run.material.batches(run.progress.epoch, run.progress.batch)
+        for rows, x in ahead(lambda rows: (rows, data.batch(rows).to(run.device)), rest):
             if run.finished():
                 break
             with_encoder = run.before_step(x)
             report = run.learner.step(x, run.progress.step, run.chains_of(rows), with_encoder)
-            run.after_step(report, int(x.lengths.sum()))
+            run.after_step(report, x.units)
         else:
             run.end_epoch()
     return run.end()
-
-
-def epoch_batches(config: Config, text: EncodedText, epoch: int, first: int = 0) -> Iterator[NDArray[np.int64]]:
-    """The sentences of each batch of an epoch from batch `first` on: a pure function, so resuming is exact."""
-    if config.batch_tokens is not None:
-        yield from token_batches(text.lengths, config.batch_tokens, config.seed, epoch)[first:]
-    else:
-        yield from bucketed_batches(text.lengths, config.batch_size, config.seed, epoch, first)
-
-
-def batches_an_epoch(config: Config, text: EncodedText) -> int:
-    """How many batches there are in every epoch."""
-    if config.batch_tokens is not None:
-        return len(token_batches(text.lengths, config.batch_tokens, config.seed, 0))
-    return math.ceil(len(text) / config.batch_size)
 
 
 class _Run:
@@ -192,10 +143,10 @@ class _Run:
         self, config: Config, corpus: Corpus, run_dir: Path, limits: Limits, device: torch.device, observer: Observer
     ) -> None:
         self.config, self.corpus, self.run_dir, self.limits = config, corpus, run_dir, limits
-        self.device, self.observer = device, observer
+        self.device, self.observer, self.kind = device, observer, material_of(config)
         self.progress = Progress()
         self.unread: list[StepReport] = []
-        self.unread_tokens = 0
+        self.unread_units = 0
         self.saved: Path | None = None
         self.validated_at = -1
 
@@ -215,10 +166,9 @@ class _Run:
         self.contents = {split: self.corpus.digest(split) for split in SPLITS}
         if last is not None:
             self._check_contents(last)
-        tokenizer = load_tokenizer(last) if last is not None else None
-        self.splits = load_splits(self.corpus, self.config, tokenizer, self._prepared)
-        self.steps_per_epoch = batches_an_epoch(self.config, self.splits.train)
-        self.model = LatentEBM.from_pretrained(last) if last is not None else self._new_model()
+        self.material: Material = self.kind.load(self.config, self.corpus, last, self._prepared)
+        self.steps_per_epoch = self.material.batches_an_epoch
+        self.model = self._model(last)
         self.model.to(self.device).train()
         self.learner = Learner(self.model, self.config, self.steps_per_epoch)
         self.phases = Phases(self.config.bound, self.steps_per_epoch * self.config.epochs)
@@ -236,7 +186,7 @@ class _Run:
         kind = "start" if last is None else "resume"
         self._log(
             kind,
-            data=self._describe_data(),
+            data=self.material.describe(self.corpus.name),
             device=str(self.device),
             threads=torch.get_num_threads(),
             precision=self.learner.precision,
@@ -245,21 +195,22 @@ class _Run:
         )
         self.observer.begin(self._last_step(), self.progress.step)
 
-    def _prepared(self, what: str, sentences: int) -> None:
-        """Tell who watches; whoever interrupts does not wait for a long text to be encoded."""
+    def _prepared(self, what: str, samples: int) -> None:
+        """Tell who watches; whoever interrupts does not wait for a large corpus to be encoded."""
         if self.limits.stop():
             raise KeyboardInterrupt
-        self.observer.prepare(what, sentences)
+        self.observer.prepare(what, samples)
 
     def _check_contents(self, last: Path) -> None:
-        """A run goes on with the text that it began with, or it would not be the same run."""
+        """A run goes on with the data that it began with, or it would not be the same run."""
         before = checkpoint.read_contents(last)
         changed = [split for split in SPLITS if before.get(split) != self.contents[split]]
         if changed:
             where = ", ".join(f"{self.corpus.describe(split)} ({split})" for split in changed)
             raise CheckpointError(
-                f"{self.run_dir} was trained on other text than there is now in {where}. Bring the former text back, "
-                f"or start a new run on this one: textebm train --config {self.run_dir / 'config.json'}"
+                f"{self.run_dir} was trained on other {self.kind.noun} than there {self.kind.verb} now in {where}. "
+                f"Bring the former {self.kind.noun} back, or start a new run on this one: textebm train --config "
+                f"{self.run_dir / 'config.json'}"
             )
 
     def _prepare_folder(self, step: int) -> None:
@@ -273,31 +224,17 @@ class _Run:
 
     def _chains(self, last: Path | None) -> ChainMemory:
         """New chains, or those of the checkpoint that the run goes on from."""
-        sentences = len(self.splits.train)
+        samples = len(self.material.train)
         with self._writing():
             if last is None:
-                return ChainMemory.begin(self.run_dir, sentences, self.model.prior, self.config.seed)
-            return ChainMemory.restore(last, self.run_dir, sentences, self.config.prior.latent_dim)
+                return ChainMemory.begin(self.run_dir, samples, self.model.prior, self.config.seed)
+            return ChainMemory.restore(last, self.run_dir, samples, self.config.prior.latent_dim)
 
-    def _new_model(self) -> LatentEBM:
-        config = ModelConfig(
-            vocab_size=self.splits.tokenizer.get_vocab_size(),
-            prior=self.config.prior,
-            generator=self.config.generator,
-            inference=self.config.inference,
-            encoder=self.config.encoder,
-            longest=self.splits.train.report.longest,
-        )
-        return LatentEBM(config, self.config.seed)
-
-    def _describe_data(self) -> dict[str, Any]:
-        reports = {split: getattr(self.splits, split).report for split in SPLITS}
-        described: dict[str, Any] = {
-            split: {**dataclasses.asdict(report), "unknown_rate": report.unknown_rate}
-            for split, report in reports.items()
-        }
-        vocabulary = {"vocabulary": self.splits.tokenizer.get_vocab_size(), "tokenizer": self.config.tokenizer}
-        return {"name": self.corpus.name, **vocabulary, **described}
+    def _model(self, last: Path | None) -> LatentEBM:
+        """A new model, or that of the checkpoint that the run goes on from."""
+        if last is not None:
+            return LatentEBM.from_pretrained(last)
+        return LatentEBM(self.material.model_config(), self.config.seed)
 
     def _last_step(self) -> int:
         epochs = min(self.config.epochs, self.limits.max_epochs or self.config.epochs)
@@ -312,10 +249,10 @@ class _Run:
         return late or self.progress.step >= self._last_step() or self.limits.stop()
 
     def chains_of(self, rows: NDArray[np.int64]) -> Visited | None:
-        """The persistent chains of these sentences, in a run that has them."""
+        """The persistent chains of these samples, in a run that has them."""
         return None if self.chains is None else self.chains.of(rows, self.device)
 
-    def before_step(self, x: TextBatch) -> bool:
+    def before_step(self, x: Batch) -> bool:
         """What a phase asks for before a learning step on x; returns whether the encoder is to learn in that step."""
         if self.phases.generator_starts_anew(self.progress):
             self.learner.reset_generator(self.progress.step)
@@ -325,20 +262,20 @@ class _Run:
         number, improvement = self.progress.step, Improvement()
         for update, batch in enumerate(itertools.chain([x], self._other_batches(number, most - 1)), start=1):
             loss = self.learner.encoder_step(batch, number, update)
-            if not improvement.goes_on(loss, int(batch.lengths.sum())):
+            if not improvement.goes_on(loss, batch.units):
                 break
         return False
 
-    def _other_batches(self, number: int, most: int) -> Iterator[TextBatch]:
+    def _other_batches(self, number: int, most: int) -> Iterator[Batch]:
         """Batches of the epoch from a random place on, for the updates before learning step `number`."""
         source = stream(self.config.seed, "aggressive", number)
         first = int(torch.randint(self.steps_per_epoch, (), generator=source))
-        text, epoch = self.splits.train, self.progress.epoch
+        data, epoch = self.material.train, self.progress.epoch
         rounds = itertools.chain([first], itertools.repeat(0))
-        every = itertools.chain.from_iterable(epoch_batches(self.config, text, epoch, begin) for begin in rounds)
-        return (text.batch(rows).to(self.device) for rows in itertools.islice(every, most))
+        every = itertools.chain.from_iterable(self.material.batches(epoch, begin) for begin in rounds)
+        return (data.batch(rows).to(self.device) for rows in itertools.islice(every, most))
 
-    def after_step(self, report: StepReport, tokens: int) -> None:
+    def after_step(self, report: StepReport, units: int) -> None:
         """Count a step, read the losses now and then, save now and then."""
         self.progress = dataclasses.replace(
             self.progress,
@@ -347,8 +284,8 @@ class _Run:
             seconds=self.before + self._sitting(),
         )
         self.unread.append(report)
-        self.unread_tokens += tokens
-        self.observer.step(tokens)
+        self.unread_units += units
+        self.observer.step(units)
         if self.progress.step % READ_EVERY == 0:  # so that a resumed run reads at the same steps
             self._read_losses()
         every = self.limits.checkpoint_every
@@ -361,8 +298,8 @@ class _Run:
             return
         self.progress = dataclasses.replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
         if self.phases.encoder_updates(self.progress):
-            sentences = self.config.evaluation.sentences
-            known = evaluation.mutual_information(self.model, self.splits.valid, self.config.seed, sentences)
+            samples = self.config.evaluation.sentences
+            known = evaluation.mutual_information(self.model, self.material.valid, self.config.seed, samples)
             self.progress = self.phases.after_epoch(self.progress, known)
             self._log("phase", mutual_information=known, aggressive=not self.progress.encoder_caught_up)
         self._validate_and_save()
@@ -386,24 +323,20 @@ class _Run:
         names = [f.name for f in dataclasses.fields(self.unread[0])]
         rows = torch.stack([torch.stack([getattr(r, name).float() for name in names]) for r in self.unread])
         means = dict(zip(names, rows.mean(0).tolist(), strict=True))
-        self.unread, tokens, self.unread_tokens = [], self.unread_tokens, 0
-        self._log("train", **means, tokens=tokens)
+        self.unread, units, self.unread_units = [], self.unread_units, 0
+        self._log("train", **means, **{self.kind.unit: units})
         _check(means, self.progress.step, self.run_dir)
 
     def _validate_and_save(self) -> None:
         self._read_losses()
         settings, model = self.config.evaluation, self.learner.result
-        measured = evaluation.validate(model, self.splits.valid, self.config.seed, settings.sentences)
+        measured = self.material.validate(model)
         _check(measured.to_dict(), self.progress.step, self.run_dir)
         units: dict[str, Any] = {}
         if settings.active_unit_sentences and self.config.prior.dimensions:
-            sentences, chains = settings.active_unit_sentences, settings.active_unit_chains
-            use = evaluation.latent_use(
-                model, self.splits.valid, self.splits.tokenizer, self.config.seed, sentences, chains
-            )
-            units = use.to_dict()
-        drawn = generation.generate(model, self.splits.tokenizer, settings.samples, self.config.seed)
-        samples = [sample.text for sample in drawn]
+            units = self.material.latent_use(model)
+        with self._writing():
+            samples = self.material.draw(model, self.run_dir, self.progress.step)
         score = measured.score(settings.select_by)
         before = self.progress.best_score
         best = before is None or score < before or self.phases.is_provisional(self.progress.best_step)
@@ -420,7 +353,7 @@ class _Run:
             self.saved = checkpoint.save(
                 self.run_dir,
                 self.learner.result,
-                self.splits.tokenizer,
+                self.material,
                 self.learner,
                 self.config,
                 self.progress,

@@ -1,65 +1,39 @@
-"""`textebm generate`, `reconstruct` and `interpolate`."""
+"""`textebm generate`, `reconstruct` and `interpolate`: what a model of text or of images makes."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textebm import options
-from textebm.commands.terminal import load_model, parse, progress_bar, write, writing
+from textebm.commands.terminal import model_folder, parse
 from textebm.errors import UsageError
 
 if TYPE_CHECKING:
-    from textebm.model.decoding import Decoding
+    from types import ModuleType
 
 
 def generate(arguments: Sequence[str]) -> int:
     """`textebm generate`."""
     chosen = parse(options.Generate, "generate", arguments)
-    if chosen.n < 1:
+    if chosen.n is not None and chosen.n < 1:
         raise UsageError(f"-n is {chosen.n}: it must be at least 1")
     if chosen.prior_steps is not None and chosen.prior_steps < 0:
         raise UsageError(f"--prior-steps is {chosen.prior_steps}: it must be 0 or more")
-    from textebm import generation
-
-    model, tokenizer = load_model(chosen)
-    samples = generation.generate(
-        model, tokenizer, chosen.n, chosen.seed, _decoding(chosen, model.config.longest), chosen.prior_steps
-    )
-    as_json = chosen.format == "jsonl"
-    with progress_bar(chosen.n, "sentence") as bar:
-        if chosen.output is not None:
-            with writing(chosen.output):
-                generation.write_samples(Path(chosen.output), samples, as_json, bar.update)
-            return 0
-        for sample in samples:
-            print(generation.format_sample(sample, as_json))
-            bar.update()
-    return 0
+    folder = model_folder(chosen)
+    run: Callable[[options.Generate, Path], int] = _of_kind(folder).generate
+    return run(chosen, folder)
 
 
 def reconstruct(arguments: Sequence[str]) -> int:
     """`textebm reconstruct`."""
     chosen = parse(options.Reconstruct, "reconstruct", arguments)
-    from textebm import generation
-    from textebm.data.vocabulary import apply_policy
-    from textebm.evaluation import bleu
-    from textebm.lm_eval.corpus import read_sentences
-
-    lines = list(read_sentences(Path(chosen.file), keep_blank=True))
-    sentences = [line for line in lines if line]
-    model, tokenizer = load_model(chosen)
-    written = generation.reconstruct(model, tokenizer, sentences, chosen.seed, _decoding(chosen, model.config.longest))
-    if chosen.format == "text":
-        again = iter(written)
-        write("\n".join(next(again) if line else "" for line in lines), chosen.output)  # line by line beside the file
-        return 0
-    pairs = [{"text": a, "reconstruction": b} for a, b in zip(sentences, written, strict=True)]
-    as_read = list(apply_policy(tokenizer, sentences))  # a model of lower case is not blamed for the text's capitals
-    score, signature = bleu(written, as_read)
-    described = {"metric": "bleu", "score": score, "signature": signature, "sentences": pairs}
-    write(json.dumps(described, ensure_ascii=False, indent=2), chosen.output)
-    return 0
+    if chosen.n is not None and chosen.n < 1:
+        raise UsageError(f"-n is {chosen.n}: it must be at least 1")
+    if chosen.pairs < 1:
+        raise UsageError(f"--pairs is {chosen.pairs}: it must be at least 1")
+    folder = model_folder(chosen)
+    run: Callable[[options.Reconstruct, Path], int] = _of_kind(folder).reconstruct
+    return run(chosen, folder)
 
 
 def interpolate(arguments: Sequence[str]) -> int:
@@ -67,18 +41,17 @@ def interpolate(arguments: Sequence[str]) -> int:
     chosen = parse(options.Interpolate, "interpolate", arguments)
     if chosen.points < 2:
         raise UsageError(f"--points is {chosen.points}: it must be at least 2, the two ends")
-    from textebm import generation
-
-    model, tokenizer = load_model(chosen)
-    decoding = _decoding(chosen, model.config.longest)
-    line = generation.interpolate(model, tokenizer, chosen.first, chosen.last, chosen.points, chosen.seed, decoding)
-    for sample in line:
-        print(sample.text)
-    return 0
+    if chosen.lines < 1:
+        raise UsageError(f"--lines is {chosen.lines}: it must be at least 1")
+    folder = model_folder(chosen)
+    run: Callable[[options.Interpolate, Path], int] = _of_kind(folder).interpolate
+    return run(chosen, folder)
 
 
-def _decoding(chosen: options.DecodingOptions, longest: int) -> "Decoding":
-    from textebm.model.decoding import Decoding
+def _of_kind(folder: Path) -> "ModuleType":
+    """The module that does it with what the model in a folder makes."""
+    from textebm.commands import images, sentences
+    from textebm.model.latent_ebm import read_model_config
 
-    length = longest if chosen.max_length is None else chosen.max_length
-    return Decoding(chosen.decoding, chosen.temperature, chosen.top_k, chosen.top_p, chosen.beam_size, length)
+    kinds = {"recurrent": sentences, "convolutional": images}
+    return kinds[read_model_config(folder).generator.kind]

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from textebm import options
-from textebm.commands.terminal import choose_device, find_corpus, model_folder, parse, progress_bar, say, write
+from textebm.commands.terminal import (
+    choose_device,
+    find_corpus,
+    model_folder,
+    parse,
+    progress_bar,
+    require_text,
+    say,
+    write,
+)
 
 if TYPE_CHECKING:
     from textebm.marginal import Score, Settings
@@ -19,6 +28,7 @@ def likelihood(arguments: Sequence[str]) -> int:
 
     folder = model_folder(chosen)
     config = checkpoint.read_run(folder)[0]
+    require_text(config, folder)
     corpus = find_corpus(
         chosen.data or config.data, chosen.data_dir or config.data_dir, chosen.text_field or config.text_field
     )

@@ -18,6 +18,7 @@ from textebm.commands.terminal import (
     parse,
     progress_bar,
     require_file,
+    require_text,
     say,
     write,
 )
@@ -228,6 +229,8 @@ def _real_text(chosen: options.TextOptions, drawing: bool) -> _RealText:
 
     folder = model_folder(chosen) if drawing or (chosen.data is None and chosen.train is None) else None
     config = None if folder is None else checkpoint.read_run(folder)[0]
+    if folder is not None and config is not None:
+        require_text(config, folder)
     splits: dict[str, Callable[[], Iterable[str]]]
     if chosen.train is not None:
         name, splits = Path(chosen.train).name, _files_of(chosen)

@@ -14,11 +14,10 @@ from textebm.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
-    from tokenizers import Tokenizer
     from tqdm import tqdm
 
+    from textebm.config import Config
     from textebm.data.registry import Corpus
-    from textebm.model.latent_ebm import LatentEBM
 
 T = TypeVar("T")
 
@@ -55,12 +54,12 @@ def write(text: str, output: str | None) -> None:
 
 
 @contextmanager
-def writing(output: str) -> Iterator[None]:
+def writing(output: str, option: str = "--output") -> Iterator[None]:
     """Say which file it is that cannot be written."""
     try:
         yield
     except OSError as error:
-        raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
+        raise UsageError(f"{option} {output} cannot be written: {error.strerror}") from None
 
 
 def model_folder(chosen: options.ModelOptions) -> Path:
@@ -72,12 +71,18 @@ def model_folder(chosen: options.ModelOptions) -> Path:
     return folder
 
 
-def load_model(chosen: options.ModelOptions) -> tuple["LatentEBM", "Tokenizer"]:
-    """The model that the options name, and its tokeniser."""
-    from textebm import generation
+def require_text(config: "Config", folder: Path) -> None:
+    """Check that a model is one of text.
 
-    folder = model_folder(chosen)
-    return generation.load(folder, choose_device(chosen.device))
+    Args:
+        config: of the run that it comes from.
+        folder: the model's.
+
+    Raises:
+        UsageError: it is one of images.
+    """
+    if config.generator.kind != "recurrent":
+        raise UsageError(f"{folder} is a model of images, and this command measures text: name another with --model")
 
 
 def require_file(option: str, name: str) -> None:
@@ -108,7 +113,7 @@ def describe_use(use: Mapping[str, Any]) -> str:
     parts = [f"active units {use['active_units']}"]
     if use.get("reconstruction_bleu") is not None:
         parts.append(f"BLEU of reconstructions {use['reconstruction_bleu']:.1f}")
-    most = math.log(use["latent_sentences"])
+    most = math.log(use["latent_sentences"] if "latent_sentences" in use else use["latent_images"])
     parts.append(f"mutual information {use['mutual_information']:.2f} nats of at most {most:.2f}")
     if use.get("kl") is not None:
         parts.append(f"KL {use['kl']:.2f} nats")
@@ -119,10 +124,8 @@ def find_corpus(data: str, data_dir: str | None, text_field: str | None) -> "Cor
     """The corpus that the options mean; says when it has to be downloaded, and what is odd about it."""
     from textebm.data import registry
 
-    if data in registry.card_names():
-        card = registry.load_card(data)
-        if card.download and registry.locate(card, data_dir) is None:
-            say(f"downloading {card}. Licence: {card.licence}")
+    if (download := registry.download_notice(data, data_dir)) is not None:
+        say(f"downloading {download}")
     corpus = registry.resolve(data, data_dir, text_field)
     for warning in corpus.warnings():
         say(f"warning: {warning}")

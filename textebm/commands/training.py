@@ -5,29 +5,33 @@ import json
 import re
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textebm import options
-from textebm.commands.terminal import choose_device, describe_use, find_corpus, parse, progress_bar, say
+from textebm.commands.terminal import choose_device, describe_use, parse, progress_bar, say
 from textebm.config import Config, load_config, preset_names, to_dict
 from textebm.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from textebm.materials import Corpus
 
 OWN_CORPUS_PRESET = "ptb-small"
 """What `train --data FILE` starts from: the settings that were tried most, at a size that a CPU bears."""
+OWN_IMAGES_PRESET = "cifar10-small"
+"""What `train --data FOLDER-OF-IMAGES` starts from: colour images of 32 by 32 pixels, at a size that a CPU bears."""
 
 
 def preset_of(arguments: Sequence[str]) -> tuple[Config, str]:
     """The settings that a command line starts from, and where they come from.
 
-    `--config` names them; else they are the preset named like `--data`, or the one for a corpus of one's own. Those of
-    `--method` are laid over them.
+    `--config` names them; else they are the preset named like `--data`, or the one for text or images of one's own.
+    Those of `--method` are laid over them.
     """
     named = {"--config": "", "--data": "", "--method": ""}
     for index, argument in enumerate(arguments):
@@ -38,8 +42,15 @@ def preset_of(arguments: Sequence[str]) -> tuple[Config, str]:
     over = f" with method {method}" if method else ""
     if config:
         return load_config(config, method), config + over
-    name = (data or "demo") if data in (*preset_names(), "") else OWN_CORPUS_PRESET
+    name = (data or "demo") if data in (*preset_names(), "") else _preset_for(data)
     return load_config(name, method), f"preset {name}{over}"
+
+
+def _preset_for(data: str) -> str:
+    """The preset for data of one's own: for images if it is images, else for text."""
+    from textebm.data.images import is_image_data
+
+    return OWN_IMAGES_PRESET if is_image_data(data) else OWN_CORPUS_PRESET
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -61,10 +72,10 @@ def train(arguments: Sequence[str]) -> int:
         chosen = parse(options.Train, "train", arguments, options.Train(settings=own))
         chosen = _with_data(chosen, data) if chosen.settings.data == given else chosen
     config = chosen.settings
-    corpus = find_corpus(config.data, config.data_dir, config.text_field)
+    corpus = _corpus(config)
     device = choose_device(chosen.device)
     say(f"settings: {run_dir / 'config.json' if resume else origin}; run folder: {run_dir}")
-    with _interrupts() as interrupted, _TrainingView() as view:
+    with _interrupts() as interrupted, VIEWS[config.generator.kind]() as view:
         limits = training.Limits(
             chosen.max_epochs, chosen.max_steps, chosen.max_minutes, chosen.checkpoint_every, lambda: interrupted() > 0
         )
@@ -72,8 +83,21 @@ def train(arguments: Sequence[str]) -> int:
     if interrupted():
         say(f"interrupted; everything is saved. Go on with: textebm train --resume {run_dir}")
         return 130
-    say(f"done: {run_dir}. Next: textebm generate -n 10, textebm fppl, textebm rppl, textebm plot")
+    say(f"done: {run_dir}. Next: {view.next_commands}")
     return 0
+
+
+def _corpus(config: Config) -> "Corpus":
+    """What the settings name; says when it has to be downloaded, and what is odd about it."""
+    from textebm.materials import material_of
+
+    kind = material_of(config)
+    if (download := kind.download(config)) is not None:
+        say(f"downloading {download}")
+    corpus = kind.resolve(config)
+    for warning in corpus.warnings():
+        say(f"warning: {warning}")
+    return corpus
 
 
 def _with_data(chosen: options.Train, data: str) -> options.Train:
@@ -121,14 +145,33 @@ def _interrupts() -> Iterator[Callable[[], int]]:
             signal.signal(which, handler)
 
 
-class _TrainingView:
+class _TrainingView(ABC):
     """Shows a run: a progress bar on a terminal, a few lines a validation anywhere."""
+
+    unit: ClassVar[str]
+    """What speed is counted in."""
+    sample: ClassVar[str]
+    """What data are prepared one by one."""
+    next_commands: ClassVar[str]
+    """What may be done when the run has ended."""
+
+    @abstractmethod
+    def describe_data(self, data: dict[str, Any], device: str) -> str:
+        """What it is trained on, for people."""
+
+    @abstractmethod
+    def describe_validation(self, line: dict[str, Any]) -> str:
+        """A validation, for people: what its figures say."""
+
+    @abstractmethod
+    def describe_samples(self, samples: list[str]) -> list[str]:
+        """Lines that show what was drawn."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
         self.prepared: tqdm[Any] | None = None
         self.preparing = ""
-        self.tokens, self.since = 0, time.monotonic()
+        self.units, self.since = 0, time.monotonic()
 
     def __enter__(self) -> "_TrainingView":
         return self
@@ -138,12 +181,12 @@ class _TrainingView:
         if self.bar is not None:
             self.bar.close()
 
-    def prepare(self, what: str, sentences: int) -> None:
+    def prepare(self, what: str, samples: int) -> None:
         if self.prepared is None or self.preparing != what:
             self._close_prepared()
             self.preparing = what
-            self.prepared = progress_bar(None, " sentences", what=what)
-        self.prepared.update(sentences)
+            self.prepared = progress_bar(None, f" {self.sample}s", what=what)
+        self.prepared.update(samples)
 
     def _close_prepared(self) -> None:
         if self.prepared is not None:
@@ -153,34 +196,96 @@ class _TrainingView:
         self._close_prepared()
         self.bar = progress_bar(steps, "step", initial=done)
 
-    def step(self, tokens: int) -> None:
+    def step(self, units: int) -> None:
         assert self.bar is not None
-        self.tokens += tokens
+        self.units += units
         self.bar.update()
 
     def record(self, line: dict[str, Any]) -> None:
         if line["kind"] == "train" and self.bar is not None:
             now = time.monotonic()
-            speed, self.tokens, self.since = self.tokens / (now - self.since), 0, now
-            self.bar.set_postfix_str(f"nll {-line['log_prob']:.1f}, {speed:,.0f} tokens/s")
+            speed, self.units, self.since = self.units / (now - self.since), 0, now
+            self.bar.set_postfix_str(f"nll {-line['log_prob']:.1f}, {speed:,.0f} {self.unit}/s")
         elif line["kind"] in ("start", "resume"):
-            say(_describe_data(line["data"], f"{line['device']}, products in {line['precision']}"))
+            say(self.describe_data(line["data"], f"{line['device']}, products in {line['precision']}"))
             if line["annealing_steps"] >= line["last_step"]:
                 say(
                     f"note: this run ends at step {line['last_step']}, before the chain has its full noise (at "
                     f"step {line['annealing_steps']}); --inference.annealing-steps shortens that"
                 )
         elif line["kind"] == "valid":
-            self.write(_describe_validation(line))
-            self.tokens, self.since = 0, time.monotonic()
+            self.write(self._validation(line))
+            self.units, self.since = 0, time.monotonic()
 
     def write(self, text: str) -> None:
         if self.bar is not None:
             self.bar.clear()
         say(text)
 
+    def _validation(self, line: dict[str, Any]) -> str:
+        head = (
+            f"epoch {line['epoch']:.2f}, step {line['step']}, {line['seconds'] / 60:.1f} min: valid "
+            f"{self.describe_validation(line)}"
+        )
+        return "\n".join([head, *self.describe_samples(line["samples"])])
 
-def _describe_data(data: dict[str, Any], device: str) -> str:
+
+class _TextView(_TrainingView):
+    unit, sample = "tokens", "sentence"
+    next_commands = "textebm generate -n 10, textebm fppl, textebm rppl, textebm plot"
+
+    def describe_data(self, data: dict[str, Any], device: str) -> str:
+        return _describe_text(data, device)
+
+    def describe_validation(self, line: dict[str, Any]) -> str:
+        return f"perplexity {_describe_perplexities(line)}{' (best so far)' if line['best'] else ''}"
+
+    def describe_samples(self, samples: list[str]) -> list[str]:
+        return [f"  | {sample}" for sample in samples]
+
+
+class _ImageView(_TrainingView):
+    unit, sample = "images", "image"
+    next_commands = "textebm generate, textebm reconstruct, textebm interpolate, textebm plot"
+
+    def describe_data(self, data: dict[str, Any], device: str) -> str:
+        return _describe_images(data, device)
+
+    def describe_validation(self, line: dict[str, Any]) -> str:
+        return f"MSE {_describe_errors(line)}{' (best so far)' if line['best'] else ''}"
+
+    def describe_samples(self, samples: list[str]) -> list[str]:
+        return [f"  samples: {sample}" for sample in samples]
+
+
+VIEWS: dict[str, type[_TrainingView]] = {"recurrent": _TextView, "convolutional": _ImageView}
+"""Kind of generator -> how its training is shown."""
+
+
+def _describe_images(data: dict[str, Any], device: str) -> str:
+    shape = data["shape"]
+    size = f"{shape['width']}×{shape['height']} pixels, {'grey' if shape['channels'] == 1 else 'colour'}"
+    lines = [f"{data['name']}: images of {size}; on {device}"]
+    for split in ("train", "valid", "test"):
+        report = data[split]
+        lost = f", {report['left_out']:,} left out as unreadable" * bool(report["left_out"])
+        classes = f", {len(report['labels'])} classes" * bool(report["labels"])
+        lines.append(f"  {split}: {report['count']:,} images{classes}{lost}")
+    return "\n".join(lines)
+
+
+def _describe_errors(line: dict[str, Any]) -> str:
+    units = f"; KL {line['kl']:.2f}" if "kl" in line else ""
+    units += f"; {describe_use(line)}" if "active_units" in line else ""
+    return (
+        f"{line['reconstruction_mse']:.4f} reconstructing ({line['reconstruction_mse_unit']:.4f} in [0, 1]), "
+        f"{line['prior_mse']:.4f} under prior samples; energy {line['posterior_energy']:.2f} posterior, "
+        f"{line['prior_energy']:.2f} prior; norm {line['posterior_norm']:.2f} posterior, {line['prior_norm']:.2f} prior"
+        f"{units}"
+    )
+
+
+def _describe_text(data: dict[str, Any], device: str) -> str:
     units = "entries (byte pairs)" if data["tokenizer"] == "bpe" else "entries"
     covered = f", covers {1 - data['train']['unknown_rate']:.2%} of the training words" * (data["tokenizer"] == "word")
     lines = [f"{data['name']}: vocabulary of {data['vocabulary']:,} {units}{covered}; on {device}"]
@@ -198,14 +303,6 @@ def _describe_data(data: dict[str, Any], device: str) -> str:
             f"{report['unknown_rate']:.2%} <unk>{said}"
         )
     return "\n".join(lines)
-
-
-def _describe_validation(line: dict[str, Any]) -> str:
-    head = (
-        f"epoch {line['epoch']:.2f}, step {line['step']}, {line['seconds'] / 60:.1f} min: valid perplexity "
-        f"{_describe_perplexities(line)}{' (best so far)' if line['best'] else ''}"
-    )
-    return "\n".join([head, *(f"  | {sample}" for sample in line["samples"])])
 
 
 def _describe_perplexities(line: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 energy       f(z) and the prior p(z) ∝ exp(f(z)) N(z; 0, σ²I)
 langevin     short-run Langevin chains on any potential
-generators   what a generator must answer; recurrent holds the text generators, decoding writes sentences with them
+generators   what a generator must answer; recurrent holds the text generators, decoding writes sentences with them;
+             convolutional holds those of images, image_encoder turns them round
 softmax      log-likelihood and gradient of a vocabulary-sized softmax, without keeping its matrix
 inference    z given x
 learner      one learning step: both chains, both gradients

@@ -41,4 +41,6 @@ class WeightAverage:
         share = (1 - self.decay) / (1 - self.decay**updates)
         for averaged, now in zip(self.model.parameters(), model.parameters(), strict=True):
             averaged.lerp_(now, share)
+        for kept, statistic in zip(self.model.generator.buffers(), model.generator.buffers(), strict=True):
+            kept.copy_(statistic)  # of batch normalisation, averages already
         self.model.prior.refine_norms()

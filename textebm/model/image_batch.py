@@ -15,6 +15,11 @@ class ImageShape:
     height: int
     width: int
 
+    @property
+    def dimensions(self) -> int:
+        """Numbers that an image consists of."""
+        return self.channels * self.height * self.width
+
     def __str__(self) -> str:
         return f"{self.channels}×{self.height}×{self.width}"
 
@@ -29,6 +34,16 @@ class ImageBatch:
     pixels: Float[Tensor, "batch channels height width"]
 
     def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images."""
+        return len(self.pixels)
+
+    @property
+    def units(self) -> int:
+        """Number of images, which is what progress is counted in."""
         return len(self.pixels)
 
     @property

@@ -22,8 +22,7 @@ from textebm.config import BoundConfig, InferenceConfig
 from textebm.model import bound, graphs, langevin
 from textebm.model.encoder import DiagonalGaussian
 from textebm.model.energy import GaussianPrior
-from textebm.model.generators import ConditionedLikelihood
-from textebm.model.recurrent import TextBatch
+from textebm.model.generators import Batch, ConditionedLikelihood
 from textebm.model.softmax import Precision
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ class Chains(Protocol):
 class Request:
     """What is asked of an inference method."""
 
-    x: TextBatch
-    """The sentences."""
+    x: Batch
+    """The sentences, or images."""
     likelihood: Likelihood
     """log p(x|z) of them (see `posterior_potential`)."""
     config: InferenceConfig
@@ -80,7 +79,7 @@ class Request:
 
 
 class InferenceMethod(ABC):
-    """One way to infer z from sentences."""
+    """One way to infer z from sentences or images."""
 
     has_encoder: ClassVar[bool] = False
     """Whether the model has an encoder."""
@@ -114,7 +113,7 @@ class ShortRun(InferenceMethod):
         """The end of the chain."""
         start = request.start
         if start is None:
-            start = model.prior.sample_reference(len(request.x.lengths), request.noise)
+            start = model.prior.sample_reference(request.x.batch_size, request.noise)
         return Inferred(_end_of_chain(model.prior, start, request), start)
 
 
@@ -170,7 +169,7 @@ class NoLatent(InferenceMethod):
 
     def infer(self, model: "LatentEBM", request: Request) -> Inferred:
         """Empty vectors."""
-        z = model.prior.sample_reference(len(request.x.lengths), request.noise)  # (batch, 0)
+        z = model.prior.sample_reference(request.x.batch_size, request.noise)  # (batch, 0)
         return Inferred(z, z)
 
 

@@ -1,11 +1,12 @@
 """The whole model: a latent prior, a generator, and a way to infer z; and how it is saved and loaded.
 
 A model folder holds `config.json` (what the model is) and `model.safetensors` (its weights), and for text the
-tokeniser's files beside them.
+tokeniser's files beside them. `GENERATORS` and `ENCODERS` name what x may be; nothing else in here knows.
 """
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,22 @@ from textebm.config import (
     InferenceConfig,
     PriorConfig,
     from_dict,
+    require_one_kind_of_data,
     require_one_latent,
 )
 from textebm.errors import CheckpointError, ConfigError, UsageError
 from textebm.model import inference
 from textebm.model.candidates import Candidates
+from textebm.model.convolutional import ConvolutionalGenerator
 from textebm.model.decoding import Decoding, decode
 from textebm.model.encoder import DiagonalGaussian, SentenceEncoder
 from textebm.model.energy import make_prior
+from textebm.model.generators import Batch, Computation, ConditionedLikelihood, Generator
+from textebm.model.image_batch import ImageShape
+from textebm.model.image_encoder import ImageEncoder
 from textebm.model.inference import InferenceMethod, Inferred, Request
 from textebm.model.random import stream
-from textebm.model.recurrent import Computation, ConditionedText, RecurrentGenerator, TextBatch
+from textebm.model.recurrent import RecurrentGenerator
 from textebm.model.softmax import Precision
 
 FORMAT = 1
@@ -40,8 +46,8 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 class ModelConfig:
     """What a model is, apart from its weights."""
 
-    vocab_size: int
-    """Number of token ids, special tokens included."""
+    vocab_size: int = 0
+    """Number of token ids, special tokens included; 0 where x is no text."""
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     """The prior and its chain."""
     generator: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
@@ -52,13 +58,52 @@ class ModelConfig:
     """The encoder, where z is inferred by one."""
     longest: int = 200
     """Length in words of the longest training sentence: what generation allows by default."""
+    image: ImageShape | None = None
+    """Channels, height and width, where x is an image."""
 
     def __post_init__(self) -> None:
         require_one_latent(self.prior, self.inference)
+        require_one_kind_of_data(self.prior, self.generator, self.inference)
+        if self.generator.kind == "recurrent" and self.vocab_size < 1:
+            raise ConfigError("a recurrent generator needs vocab_size, the number of token ids")
+        if self.generator.kind == "convolutional" and self.image is None:
+            raise ConfigError("a convolutional generator needs image: channels, height and width")
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """The shape of images, in a model of images."""
+        assert self.image is not None  # `__post_init__` has seen to it
+        return self.image
+
+
+def _recurrent(config: ModelConfig) -> RecurrentGenerator:
+    return RecurrentGenerator(config.generator, config.vocab_size, config.prior.dimensions)
+
+
+def _convolutional(config: ModelConfig) -> ConvolutionalGenerator:
+    return ConvolutionalGenerator(config.generator.convolution, config.image_shape, config.prior.dimensions)
+
+
+def _sentence_encoder(config: ModelConfig) -> SentenceEncoder:
+    return SentenceEncoder(config.encoder, config.generator, config.vocab_size, config.prior.dimensions)
+
+
+def _image_encoder(config: ModelConfig) -> ImageEncoder:
+    of_generator = config.generator.convolution
+    return ImageEncoder(config.encoder, of_generator, config.image_shape, config.prior.dimensions)
+
+
+GENERATORS: dict[str, Callable[[ModelConfig], Generator]] = {"recurrent": _recurrent, "convolutional": _convolutional}
+"""Kind of generator -> what makes one."""
+ENCODERS: dict[str, Callable[[ModelConfig], SentenceEncoder | ImageEncoder]] = {
+    "recurrent": _sentence_encoder,
+    "convolutional": _image_encoder,
+}
+"""Kind of generator -> what makes the encoder of its x."""
 
 
 class LatentEBM(nn.Module):
-    """Latent space energy-based prior model of text (Pang et al., NeurIPS 2020)."""
+    """Latent space energy-based prior model of text or images (Pang et al., NeurIPS 2020)."""
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         """A new model with random weights.
@@ -73,10 +118,9 @@ class LatentEBM(nn.Module):
             # torch.manual_seed would reset the CUDA generators of the caller too, and nothing would put them back
             torch.default_generator.manual_seed(stream(seed, "initialisation").initial_seed())
             self.prior = make_prior(config.prior)
-            sizes = (config.vocab_size, config.prior.dimensions)
-            self.generator = RecurrentGenerator(config.generator, *sizes)
-            encoder = (config.encoder, config.generator)
-            self.encoder = SentenceEncoder(*encoder, *sizes) if self.method.has_encoder else None
+            kind = config.generator.kind
+            self.generator = GENERATORS[kind](config)
+            self.encoder = ENCODERS[kind](config) if self.method.has_encoder else None
 
     @property
     def method(self) -> InferenceMethod:
@@ -88,15 +132,37 @@ class LatentEBM(nn.Module):
         """Where the weights are."""
         return self.prior.origin.device
 
+    @property
+    def writer(self) -> RecurrentGenerator:
+        """The generator of a model of text.
+
+        Raises:
+            UsageError: it is a model of images.
+        """
+        if not isinstance(self.generator, RecurrentGenerator):
+            raise UsageError("this is a model of images, and a model of text is wanted: name one with --model")
+        return self.generator
+
+    @property
+    def painter(self) -> ConvolutionalGenerator:
+        """The generator of a model of images.
+
+        Raises:
+            UsageError: it is a model of text.
+        """
+        if not isinstance(self.generator, ConvolutionalGenerator):
+            raise UsageError("this is a model of text, and a model of images is wanted: name one with --model")
+        return self.generator
+
     def condition(
         self,
-        x: TextBatch,
+        x: Batch,
         dropout: torch.Generator | None = None,
         precision: Precision = "fp32",
         path: Computation = "fast",
         candidates: Candidates | None = None,
-    ) -> ConditionedText:
-        """log p(x|z) of a batch as a function of z (see `RecurrentGenerator.condition`)."""
+    ) -> ConditionedLikelihood:
+        """log p(x|z) of a batch as a function of z (see `Generator.condition`)."""
         return self.generator.condition(x, dropout, precision, path, candidates)
 
     def sample_prior(self, n: int, generator: torch.Generator, steps: int | None = None) -> Float[Tensor, "{n} latent"]:
@@ -104,9 +170,9 @@ class LatentEBM(nn.Module):
         return self.prior.sample(n, generator, steps)
 
     def encode(
-        self, x: TextBatch, dropout: torch.Generator | None = None, precision: Precision = "fp32"
+        self, x: Batch, dropout: torch.Generator | None = None, precision: Precision = "fp32"
     ) -> DiagonalGaussian:
-        """The encoder's q(z|x) of each sentence (see `SentenceEncoder.forward`).
+        """The encoder's q(z|x) of each sample of x (see `SentenceEncoder.forward` and `ImageEncoder.forward`).
 
         Raises:
             UsageError: the model's way to infer z has no encoder.
@@ -117,18 +183,16 @@ class LatentEBM(nn.Module):
         return q
 
     def posterior(self, request: Request) -> Inferred:
-        """Posterior samples of z, one a sentence, with where they come from."""
+        """Posterior samples of z, one for each sample of x, with where they come from."""
         return self.method.infer(self, request)
 
-    def infer(
-        self, x: TextBatch, generator: torch.Generator, steps: int | None = None
-    ) -> Float[Tensor, "batch latent"]:
-        """Posterior samples of z, one a sentence, inferred as in training, without dropout.
+    def infer(self, x: Batch, generator: torch.Generator, steps: int | None = None) -> Float[Tensor, "batch latent"]:
+        """Posterior samples of z, one for each sample of x, inferred as in training, without dropout.
 
-        A persistent chain belongs to a training sentence; here its place is taken by a short-run chain.
+        A persistent chain belongs to a training sample; here its place is taken by a short-run chain.
 
         Args:
-            x: a batch of sentences on the model's device.
+            x: a batch of sentences or images on the model's device.
             generator: source of the samples' randomness.
             steps: overrides the chain's length K1, where there is a chain.
         """
@@ -137,8 +201,8 @@ class LatentEBM(nn.Module):
         with torch.no_grad():
             return self.posterior(Request(x, self.condition(x), config, generator)).z
 
-    def log_prob(self, x: TextBatch, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
-        """log p(x|z) of each sentence in nats, end of sentence included, without dropout, in float32."""
+    def log_prob(self, x: Batch, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+        """log p(x|z) of each sample in nats (of a sentence, its end included), without dropout, in float32."""
         with torch.no_grad():
             return self.condition(x).log_prob(z)
 
@@ -150,7 +214,7 @@ class LatentEBM(nn.Module):
         decoding: Decoding | None = None,
         steps: int | None = None,
     ) -> list[list[int]]:
-        """Token ids of n sentences: prior chain, then decoding.
+        """Token ids of n sentences, by a model of text: prior chain, then decoding.
 
         Args:
             n: number of sentences.
@@ -158,9 +222,22 @@ class LatentEBM(nn.Module):
             decoding_stream: source of the words' randomness.
             decoding: how words are chosen (default: sampling up to the longest training sentence).
             steps: overrides the prior chain's length K0.
+
+        Raises:
+            UsageError: it is a model of images.
         """
         decoding = decoding or Decoding(max_length=self.config.longest)
-        return decode(self.generator, self.sample_prior(n, latents, steps), decoding, decoding_stream)
+        return decode(self.writer, self.sample_prior(n, latents, steps), decoding, decoding_stream)
+
+    def paint(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channels height width"]:
+        """The mean image g(z) of each latent, by a model of images; pixels in [−1, 1] (with output tanh).
+
+        Raises:
+            UsageError: it is a model of text.
+        """
+        with torch.no_grad():
+            mean: Tensor = self.painter(z)
+            return mean
 
     def energy(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
         """energy(z) = −f(z) of each latent, in nats (0 under a Gaussian prior)."""

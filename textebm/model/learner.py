@@ -22,12 +22,12 @@ from textebm.hardware import native_precision, precision_on
 from textebm.model.averaging import WeightAverage
 from textebm.model.bound import kl_divergence, kl_weight
 from textebm.model.candidates import Candidates
+from textebm.model.generators import Batch, ConditionedLikelihood
 from textebm.model.inference import Chains, Inferred, Request
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.optimisers import adam, clip
 from textebm.model.persistent import PersistentChains
 from textebm.model.random import stream
-from textebm.model.recurrent import ConditionedText, TextBatch
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class Learner:
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         self.precision = precision_on(config.precision, model.device)
-        if config.computation == "plain" and self.precision == "bf16" and native_precision(model.device) != "bf16":
+        narrow = self.precision == "bf16" and native_precision(model.device) != "bf16"
+        if config.computation == "plain" and narrow and not model.generator.plain_has_bf16:
             raise UsageError(
                 f"--computation plain --precision bf16: torch's LSTM and GRU have no bf16 on this {model.device.type}; "
                 "take --precision fp32, or --computation fast"
@@ -156,7 +157,7 @@ class Learner:
         found = {"generator": self.generator_optimiser, **dict(zip(names, self.energy_optimisers, strict=False))}
         return found if self.encoder_optimiser is None else {**found, "encoder": self.encoder_optimiser}
 
-    def step(self, x: TextBatch, number: int, chains: Chains | None = None, update_encoder: bool = True) -> StepReport:
+    def step(self, x: Batch, number: int, chains: Chains | None = None, update_encoder: bool = True) -> StepReport:
         """One learning step.
 
         Args:
@@ -190,7 +191,7 @@ class Learner:
         }
         return EncoderReport(**seen, **of_encoder) if of_encoder else StepReport(**seen)
 
-    def encoder_step(self, x: TextBatch, number: int, update: int) -> Tensor:
+    def encoder_step(self, x: Batch, number: int, update: int) -> Tensor:
         """One update of the encoder alone, before learning step `number` (He et al., ICLR 2019).
 
         Args:
@@ -209,7 +210,7 @@ class Learner:
         self.encoder_optimiser.zero_grad(set_to_none=True)
         loss.backward(inputs=list(self.model.encoder.parameters()))  # type: ignore[no-untyped-call]
         self._step_encoder()
-        return loss.detach() * len(x.lengths)
+        return loss.detach() * x.batch_size
 
     def reset_generator(self, number: int) -> None:
         """Give the generator new weights before learning step `number`, and it and the encoder new optimisers.
@@ -230,7 +231,7 @@ class Learner:
             for group in optimiser.param_groups:
                 group["lr"] = rates.get(name, settings.energy_lr) * factor
 
-    def _infer(self, x: TextBatch, *key: int, chains: Chains | None = None) -> tuple[ConditionedText, Inferred]:
+    def _infer(self, x: Batch, *key: int, chains: Chains | None = None) -> tuple[ConditionedLikelihood, Inferred]:
         """Posterior samples, and the likelihood that the generator learns from.
 
         Args:
@@ -247,7 +248,7 @@ class Learner:
 
         fresh = config.inference.dropout_mask == "step"
 
-        def of_step() -> ConditionedText:
+        def of_step() -> ConditionedLikelihood:
             return conditioned.with_fresh_masks(masks)
 
         start = chains.read() if method.is_persistent and chains is not None else None
@@ -280,7 +281,7 @@ class Learner:
         return Candidates(sampled, stream(self.config.seed, "candidates", *key, device=device)) if sampled else None
 
     def _update_generator(
-        self, likelihood: ConditionedText, inferred: Inferred, number: int, update_encoder: bool
+        self, likelihood: ConditionedLikelihood, inferred: Inferred, number: int, update_encoder: bool
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Update the generator, and the encoder with it; returns what a report says of both."""
         log_prob = likelihood.log_prob(inferred.z).mean()
@@ -290,6 +291,7 @@ class Learner:
             self.encoder_optimiser.zero_grad(set_to_none=True)
         self.generator_optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self._scale_generator_gradient()
         norm = clip(list(self.model.generator.parameters()), self.config.optimiser.clip)
         self.generator_optimiser.step()
         if inferred.q is None:
@@ -303,6 +305,13 @@ class Learner:
             "encoder_gradient_norm": self._step_encoder(update_encoder),
         }
         return log_prob.detach(), norm, seen
+
+    def _scale_generator_gradient(self) -> None:
+        """Turn the gradient of −log p(x|z) into that of the generator's own loss; the encoder keeps the former."""
+        scale = self.model.generator.loss_scale
+        if scale != 1:
+            gradients = [p.grad for p in self.model.generator.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, scale)
 
     def _encoder_loss(self, inferred: Inferred, number: int) -> Tensor:
         """What the encoder descends besides −log p(x|z) at a learning step."""

@@ -8,7 +8,7 @@ Source of the form: Pang et al., "Short-run inference for text" (EACL 2021) and 
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from textebm.config import GeneratorConfig
 from textebm.model import recurrence, softmax
 from textebm.model.candidates import Candidates
-from textebm.model.generators import ConditionedLikelihood, Generator
+from textebm.model.generators import Computation, ConditionedLikelihood, Generator
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 FIRST_OUTPUT = EOS  # the generator never writes <pad> or <bos>: its classes are the ids from here on
-
-Computation = Literal["fast", "plain"]
 
 State = tuple[Tensor, ...]
 """Recurrent state: (h,) of a GRU or (h, c) of an LSTM, each (1, batch, hidden)."""
@@ -39,6 +37,16 @@ class TextBatch(NamedTuple):
     inputs: Tensor
     targets: Tensor
     lengths: Tensor
+
+    @property
+    def batch_size(self) -> int:
+        """Number of sentences."""
+        return len(self.lengths)
+
+    @property
+    def units(self) -> int:
+        """Number of tokens, ends of sentence included, which is what progress is counted in."""
+        return int(self.lengths.sum())
 
     def to(self, device: torch.device | str) -> "TextBatch":
         """The same batch on `device`; lengths stay where they are, so that to plan is not to wait for a GPU."""
@@ -72,6 +80,8 @@ class Layer(NamedTuple):
 
 class RecurrentGenerator(Generator):
     """An LSTM or GRU that writes a sentence given z."""
+
+    plain_has_bf16 = False
 
     def __init__(
         self,

@@ -1,0 +1,348 @@
+"""Images through the real program: the same loop, learner, chains and checkpoints as text."""
+
+import ast
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from textebm import checkpoint, evaluation, image_generation
+from textebm.cli import main
+from textebm.config import load_config
+from textebm.materials import ImageMaterial, TextMaterial, material_of
+from textebm.model.inference import METHODS
+
+STEPS, EPOCH = 18, 6  # of the tiny configuration
+QUICK = ("--evaluation.active-unit-sentences", 0, "--evaluation.samples", 0)
+KINDS: dict[str, tuple[object, ...]] = {
+    **{kind: ("--inference.kind", kind) for kind in METHODS if kind != "none"},
+    "batch": ("--generator.convolution.normalisation", "batch", "--optimiser.ema", 0.9),
+    "gaussian": ("--prior.kind", "gaussian"),
+    "aggressive": ("--inference.kind", "amortised", "--prior.kind", "gaussian", "--bound.aggressive-updates", 3),
+    "pre-trained": ("--inference.kind", "amortised", "--bound.autoencoder", 0.44),
+}
+"""Every way to infer z, and whatever else is kept from step to step."""
+
+
+def draw(folder: Path, count: int, seed: int, channels: int = 3) -> None:
+    """Pictures of one bright square each, somewhere on a dark ground, 8 by 8 pixels."""
+    folder.mkdir(parents=True)
+    source = np.random.default_rng(seed)
+    for number in range(count):
+        pixels = np.full((8, 8, channels), 20, np.uint8)
+        top, left = source.integers(0, 5, 2)
+        pixels[top : top + 4, left : left + 4] = source.integers(150, 256, channels)
+        Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(folder / f"{number:03}.png")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, valid and test."""
+    folder = tmp_path_factory.mktemp("images") / "squares"
+    for seed, (split, count) in enumerate({"train": 60, "valid": 20, "test": 20}.items()):
+        draw(folder / split, count, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(pictures: Path) -> Path:
+    """A configuration file that trains on them in seconds: 3 epochs of 6 steps."""
+    path = pictures.parent / "tiny.yaml"
+    path.write_text(
+        f"""\
+data: {pictures}
+prior: {{latent_dim: 4, width: 16, steps: 5}}
+generator: {{kind: convolutional, convolution: {{width: 4, start: 4, multiples: [2], sigma: 0.3, loss: squared-error}}}}
+inference: {{steps: 4, step_size: 0.1}}
+optimiser: {{lr: 0.02, betas: [0.5, 0.999]}}
+evaluation: {{sentences: 10, active_unit_sentences: 6, active_unit_chains: 3, samples: 6}}
+batch_size: 10
+epochs: 3
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", "--config", str(tiny), "--run-dir", str(folder), "--device", "cpu"]) == 0
+    return folder
+
+
+def log_of(folder: Path, *kinds: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines if line["kind"] in kinds]
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+class TestTraining:
+    def test_the_log_says_what_was_learned(self, run: Path) -> None:
+        (start,) = log_of(run, "start")
+        assert start["data"]["shape"] == {"channels": 3, "height": 8, "width": 8}
+        assert [start["data"][split]["count"] for split in ("train", "valid", "test")] == [60, 20, 20]
+        train, valid = log_of(run, "train"), log_of(run, "valid")
+        assert [line["images"] for line in train] == [60, 60, 60]
+        assert [line["step"] for line in valid] == [EPOCH, 2 * EPOCH, STEPS]
+        figures = {
+            "reconstruction_mse",
+            "prior_mse",
+            "posterior_energy",
+            "prior_energy",
+            "posterior_norm",
+            "prior_norm",
+        }
+        for line in valid:
+            assert figures <= line.keys()
+            assert all(math.isfinite(v) for v in line.values() if isinstance(v, float))
+            assert line["reconstruction_mse_unit"] == pytest.approx(line["reconstruction_mse"] / 4)
+            assert line["latent_images"] == 6
+        assert valid[-1]["reconstruction_mse"] < valid[0]["reconstruction_mse"] < 2
+
+    def test_a_grid_of_samples_is_written_at_each_validation(self, run: Path) -> None:
+        for line in log_of(run, "valid"):
+            assert line["samples"] == [f"samples/step-{line['step']}.png"]
+            assert size_of(run / line["samples"][0]) == (3 * 10 - 2, 2 * 10 - 2)  # 6 images, 3 in a row
+
+    def test_a_checkpoint_is_a_model_folder(self, run: Path) -> None:
+        folder = checkpoint.pointed_at(run, "last")
+        assert folder is not None
+        assert {path.name for path in folder.iterdir()} == {
+            *("config.json", "model.safetensors", "run.json", "optimiser.safetensors")
+        }
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        assert described["format"] == 1
+        assert described["image"] == {"channels": 3, "height": 8, "width": 8}
+
+    def test_the_mean_squared_error_is_that_of_reconstructions(self, run: Path) -> None:
+        """What is computed from the likelihood against pixels, image by image, with the same posterior samples."""
+        folder = checkpoint.pointed_at(run, "last")
+        assert folder is not None
+        config, _ = checkpoint.read_run(folder)
+        model = image_generation.load(folder)
+        valid = ImageMaterial.load(config, ImageMaterial.resolve(config)).valid
+        rows = evaluation.spread(len(valid), config.evaluation.sentences)
+        x = valid.batch(rows)
+        z = model.infer(x, evaluation.stream(config.seed, "evaluation", 0, 0))
+        wanted = float((model.paint(z) - x.pixels).square().mean())
+        assert log_of(run, "valid")[-1]["reconstruction_mse"] == pytest.approx(wanted, rel=1e-4)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_method_resumes_as_if_never_stopped(
+        self, kind: str, tiny: Path, command, tmp_path: Path, step: int = 8
+    ) -> None:
+        words = ("train", "--config", tiny, *QUICK, *KINDS[kind])
+        assert command(*words, "--run-dir", "whole").code == 0
+        assert command(*words, "--run-dir", "parts", "--max-steps", step).code == 0
+        done = command(*words, "--run-dir", "parts", "--resume", "auto")
+        assert done.code == 0, done.err
+        folders = [checkpoint.pointed_at(tmp_path / name, "last") for name in ("whole", "parts")]
+        names = [sorted(path.name for path in folder.iterdir()) for folder in folders if folder is not None]
+        assert names[0] == names[1]
+        for name in names[0]:
+            whole, parts = (folder / name for folder in folders if folder is not None)
+            if name.endswith(".safetensors"):
+                tensors, others = load_file(whole), load_file(parts)
+                assert tensors.keys() == others.keys()
+                assert all(torch.equal(tensor, others[key]) for key, tensor in tensors.items()), name
+            elif name.endswith(".npy"):
+                assert whole.read_bytes() == parts.read_bytes()
+        of_whole, of_parts = (
+            [{k: v for k, v in line.items() if k != "best"} for line in log_of(tmp_path / name, "valid")]
+            for name in ("whole", "parts")
+        )
+        assert of_whole == [line for line in of_parts if line["step"] % EPOCH == 0]
+
+    def test_fast_and_plain_go_the_same_way(self, tiny: Path, command, tmp_path: Path) -> None:
+        figures = []
+        for computation in ("fast", "plain"):
+            words = ("--computation", computation, "--max-steps", EPOCH, *QUICK)
+            assert command("train", "--config", tiny, "--run-dir", computation, *words).code == 0
+            figures.append(log_of(tmp_path / computation, "train"))
+        for one, other in zip(*figures, strict=True):
+            for name in one.keys() - {"kind"}:
+                assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-3), name
+
+    def test_other_images_are_not_what_a_run_goes_on_with(
+        self, tiny: Path, pictures: Path, command, tmp_path: Path
+    ) -> None:
+        copy = tmp_path / "copy"
+        shutil.copytree(pictures, copy)
+        words = ("train", "--config", tiny, "--data", copy, "--run-dir", "run", *QUICK)
+        assert command(*words, "--max-steps", 2).code == 0
+        (copy / "train" / "000.png").write_bytes((copy / "train" / "001.png").read_bytes())
+        done = command(*words, "--resume", "auto")
+        assert done.code == 1
+        assert "was trained on other images than there are now in" in done.err
+
+    def test_without_pillow_a_run_does_not_begin(
+        self, tiny: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(image_generation, "find_spec", lambda name: None)
+        done = command("train", "--config", tiny, "--run-dir", "run")
+        assert done.code == 2
+        assert "pip install 'textebm[images]'" in done.err
+        assert not (tmp_path / "run").exists()
+
+    def test_a_folder_of_images_is_known_as_one(self, pictures: Path, command) -> None:
+        done = command("train", "--data", pictures, "--print-config")
+        assert done.code == 0, done.err
+        config = json.loads(done.out)
+        assert config["generator"]["kind"] == "convolutional"
+        assert config["data"] == str(pictures)
+
+    def test_images_and_settings_of_text_do_not_go_together(
+        self, pictures: Path, corpus_folder: Path, tiny: Path, tiny_config: Path, command
+    ) -> None:
+        done = command("train", "--config", tiny_config, "--data", pictures, "--run-dir", "run")
+        assert done.code == 2
+        assert "is images, and the settings are of a model of text" in done.err
+        done = command("train", "--config", tiny, "--data", corpus_folder, "--run-dir", "run")
+        assert done.code == 2
+        assert "corpus" in done.err
+
+    @pytest.mark.parametrize("module", ["model/langevin", "model/inference", "model/learner", "training", "checkpoint"])
+    def test_the_loop_and_what_it_runs_know_neither_text_nor_images(self, module: str, root: Path) -> None:
+        names = set()
+        for node in ast.walk(ast.parse((root / "textebm" / f"{module}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names |= {f"{node.module}.{name.name}" for name in node.names}
+            elif isinstance(node, ast.Import):
+                names |= {name.name for name in node.names}
+        of_one = (
+            "recurrent",
+            "convolutional",
+            "image",
+            "data.text",
+            "vocabulary",
+            "tokenizers",
+            "decoding",
+            "generation",
+        )
+        assert not [name for name in names if any(word in name for word in of_one)]
+
+    def test_the_kind_of_generator_says_what_is_learned_from(self, tiny: Path, tiny_config: Path) -> None:
+        assert material_of(load_config(str(tiny))) is ImageMaterial
+        assert material_of(load_config(str(tiny_config))) is TextMaterial
+
+
+class TestCommands:
+    def test_generate_writes_a_grid(self, run: Path, command, tmp_path: Path) -> None:
+        done = command("generate", "--model", run, "-n", 9, "--output", "nine.png")
+        assert done.code == 0, done.err
+        assert size_of(tmp_path / "nine.png") == (28, 28)
+        assert done.out == ""
+        again = command("generate", "--model", run, "-n", 9, "--output", "again.png")
+        other = command("generate", "--model", run, "-n", 9, "--seed", 1, "--output", "other.png")
+        assert again.code == other.code == 0
+        assert (tmp_path / "nine.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+        assert (tmp_path / "nine.png").read_bytes() != (tmp_path / "other.png").read_bytes()
+
+    def test_generate_writes_single_images(self, run: Path, command, tmp_path: Path) -> None:
+        done = command("generate", "--model", run, "-n", 3, "--format", "png", "--output", "single")
+        assert done.code == 0, done.err
+        assert sorted(path.name for path in (tmp_path / "single").iterdir()) == [f"0000{i}.png" for i in range(3)]
+        assert size_of(tmp_path / "single" / "00000.png") == (8, 8)
+
+    def test_reconstruct_measures_the_test_split(self, run: Path, command, tmp_path: Path) -> None:
+        done = command("reconstruct", "--model", run, "--format", "json")
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        assert found["metric"] == "reconstruction-mse"
+        assert found["interval"][0] < found["score"] < found["interval"][1]
+        assert found["details"]["mse_unit"] == pytest.approx(found["score"] / 4)
+        assert found["details"]["images"] == 20
+        assert "images:20|scale:-1..1|inference:short-run|steps:4" in found["signature"]
+        assert size_of(tmp_path / "reconstructions.png") == (8 * 10 - 2, 6 * 10 - 2)  # 3 rows of 8 pairs
+        last = log_of(run, "valid")[-1]["reconstruction_mse"]
+        assert found["score"] == pytest.approx(last, rel=0.5)
+        done = command("reconstruct", "--model", run, "-n", 5, "--grid", "few.png")
+        assert done.code == 0, done.err
+        assert "mean squared error" in done.out
+        assert "5 images" in done.out
+
+    def test_reconstruct_takes_pictures(self, run: Path, pictures: Path, command, tmp_path: Path) -> None:
+        draw(tmp_path / "others", 3, seed=9)
+        whole, one = (
+            command("reconstruct", path, "--model", run, "--format", "json") for path in ("others", "others/000.png")
+        )
+        assert (whole.code, one.code) == (0, 0), whole.err + one.err
+        assert json.loads(whole.out)["details"]["images"] == 3
+        assert json.loads(one.out)["details"]["images"] == 1
+
+    def test_interpolate_makes_lines(self, run: Path, pictures: Path, command, tmp_path: Path) -> None:
+        done = command("interpolate", "--model", run, "--lines", 2, "--points", 5, "--output", "lines.png")
+        assert done.code == 0, done.err
+        assert size_of(tmp_path / "lines.png") == (5 * 10 - 2, 2 * 10 - 2)
+        ends = (pictures / "test" / "000.png", pictures / "test" / "001.png")
+        done = command("interpolate", *ends, "--model", run, "--points", 3)
+        assert done.code == 0, done.err
+        assert size_of(tmp_path / "interpolation.png") == (28, 8)
+
+    def test_plot_draws_mean_squared_errors(self, run: Path, command, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        done = command("plot", run, "--output", "curves.png")
+        assert done.code == 0, done.err
+        assert size_of(tmp_path / "curves.png")[0] > 1000
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (("fppl",), "is a model of images, and this command measures text"),
+            (("rppl",), "is a model of images, and this command measures text"),
+            (("evaluate",), "is a model of images, and this command measures text"),
+            (("likelihood",), "is a model of images, and this command measures text"),
+            (("generate", "--format", "jsonl"), "--format jsonl is of sentences"),
+            (("reconstruct", "missing.png"), "missing.png cannot be read"),
+            (("interpolate", "a.png"), "the second is missing"),
+            (("generate", "--output", "no/where.png"), "--output no/where.png cannot be written"),
+        ],
+    )
+    def test_what_makes_no_sense_is_said(self, words: tuple[object, ...], said: str, run: Path, command) -> None:
+        done = command(*words, "--model", run)
+        assert done.code == 2
+        assert said in " ".join(done.err.split())
+
+    def test_what_makes_no_sense_of_text_is_said(self, trained_run: Path, command) -> None:
+        for words, said in (
+            (("generate", "--format", "png"), "--format png is of images"),
+            (("reconstruct",), "wants a text file"),
+            (("interpolate",), "wants two sentences"),
+        ):
+            done = command(*words, "--model", trained_run)
+            assert done.code == 2
+            assert said in done.err
+
+
+class TestFiles:
+    def test_a_pixel_of_8_bits_comes_back_as_it_was(self) -> None:
+        values = torch.arange(256, dtype=torch.float32)
+        pixels = (values / 127.5 - 1).view(1, 1, 16, 16)
+        assert torch.equal(image_generation.to_bytes(pixels).flatten().float(), values)
+        outside = torch.tensor([-3.0, 3.0]).view(1, 1, 1, 2)
+        assert image_generation.to_bytes(outside).flatten().tolist() == [0, 255]
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_a_grid_holds_each_image_in_its_place(self, channels: int) -> None:
+        pixels = torch.rand(5, channels, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        whole = image_generation.grid(pixels, columns=3)
+        assert whole.shape[:2] == (10, 16)
+        for place, image in enumerate(image_generation.to_bytes(pixels)):
+            top, left = place // 3 * 6, place % 3 * 6
+            found = whole[top : top + 4, left : left + 4].reshape(4, 4, channels)
+            assert np.array_equal(found, image.permute(1, 2, 0).numpy())
+        assert (whole[4:6] == 255).all()
+        assert (whole[6:, 12:] == 255).all()  # the sixth place is empty

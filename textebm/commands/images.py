@@ -1,0 +1,232 @@
+"""What the commands of `textebm.commands.generation` do with a model of images."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textebm import options
+from textebm.commands.terminal import choose_device, progress_bar, say, write, writing
+from textebm.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from textebm.data.dataset import Dataset
+    from textebm.data.registry import Split
+    from textebm.model.image_batch import ImageBatch, ImageShape
+    from textebm.model.latent_ebm import LatentEBM
+
+IMAGES = 64
+"""Generated where no number is given."""
+METRIC = "reconstruction-mse"
+
+
+def generate(chosen: options.Generate, folder: Path) -> int:
+    """Make images from the prior."""
+    import torch
+
+    from textebm import image_generation
+
+    if chosen.format in ("text", "jsonl"):
+        raise UsageError(f"--format {chosen.format} is of sentences, and the model makes images: --format grid or png")
+    model = image_generation.load(folder, choose_device(chosen.device))
+    n, single = chosen.n or IMAGES, chosen.format == "png"
+    output = chosen.output or ("generated" if single else "generated.png")
+    shown, done = [], 0
+    with progress_bar(n, "image") as bar, writing(output):
+        for part in image_generation.generate(model, n, chosen.seed, chosen.prior_steps):
+            if single:
+                image_generation.write_images(Path(output), part.images, done)
+            else:
+                shown.append(part.images)
+            done += len(part.images)
+            bar.update(len(part.images))
+        if not single:
+            image_generation.write_grid(Path(output), torch.cat(shown))
+    say(f"{n:,} images: {output}")
+    return 0
+
+
+def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
+    """Make the images of a split, or named ones, again."""
+    import torch
+
+    from textebm import image_generation
+    from textebm.evaluation import spread
+
+    model = image_generation.load(folder, choose_device(chosen.device))
+    data: Dataset
+    if chosen.file is not None:
+        data, facts = _Given(_pictures(Path(chosen.file)), model.painter.shape), {"data": Path(chosen.file).name}
+    else:
+        data, facts = _split(chosen.split, chosen.data, chosen.data_dir, folder, model)
+    rows = spread(len(data), chosen.n or 0)
+    shown: list[tuple[Tensor, Tensor]] = []
+    errors: list[Tensor] = []
+    with progress_bar(len(rows), "image") as bar:
+        for part in image_generation.reconstruct(model, data, rows, chosen.seed):
+            if sum(len(some) for some in errors) < chosen.pairs:
+                shown.append((part.originals, part.images))
+            errors.append(part.errors)
+            bar.update(len(part.errors))
+    grid = chosen.grid or "reconstructions.png"
+    above, below = (torch.cat(parts)[: chosen.pairs] for parts in zip(*shown, strict=True))
+    with writing(grid, "--grid"):
+        image_generation.write_grid(Path(grid), *_in_pairs(above, below))
+    found = _scored(torch.cat(errors).double().numpy(), model, facts | {"seed": chosen.seed})
+    say(f"images above their reconstructions: {grid}")
+    described = json.dumps(found, ensure_ascii=False, indent=2) if chosen.format == "json" else _describe(found)
+    write(described, chosen.output)
+    return 0
+
+
+def interpolate(chosen: options.Interpolate, folder: Path) -> int:
+    """Make the images between pairs."""
+    import numpy as np
+
+    from textebm import image_generation
+    from textebm.evaluation import spread
+    from textebm.model.image_batch import ImageBatch
+
+    if (chosen.first is None) != (chosen.last is None):
+        raise UsageError("interpolate wants two pictures, or none: the second is missing")
+    model = image_generation.load(folder, choose_device(chosen.device))
+    data: Dataset
+    if chosen.first is not None and chosen.last is not None:
+        data, rows = _Given([Path(chosen.first), Path(chosen.last)], model.painter.shape), np.arange(2)
+    else:
+        data, _ = _split("test", chosen.data, chosen.data_dir, folder, model)
+        if len(data) < 2:
+            raise UsageError("interpolate wants at least two test images, and there is one")
+        rows = spread(len(data), min(2 * chosen.lines, len(data) // 2 * 2))
+    ends = data.batch(rows)
+    assert isinstance(ends, ImageBatch)
+    pixels = image_generation.interpolate(model, ends, chosen.points, chosen.seed)
+    output = chosen.output or "interpolation.png"
+    with writing(output):
+        image_generation.write_grid(Path(output), pixels, chosen.points)
+    say(f"{len(rows) // 2} lines of {chosen.points} images: {output}")
+    return 0
+
+
+class _Given:
+    """Pictures that were named, decoded, cropped to the centre square and resized."""
+
+    def __init__(self, paths: list[Path], shape: "ImageShape") -> None:
+        """Read them.
+
+        Raises:
+            DataError: one is missing or no picture.
+        """
+        import numpy as np
+
+        from textebm.data.image_decoding import Fitting, Picture
+        from textebm.errors import DataError
+
+        fitting, found = Fitting(shape), []
+        for path in paths:
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}") from None
+            found.append(fitting.fit(Picture(str(path), content))[0])
+        self.pixels = np.stack(found)  # (images, channels, height, width) uint8
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, rows: "NDArray[np.int64]") -> "ImageBatch":
+        from textebm.data.images import as_batch
+
+        return as_batch(self.pixels[rows])
+
+    def groups(self, rows: "NDArray[np.int64]", size: int) -> "list[NDArray[np.int64]]":
+        from textebm.data.images import consecutive
+
+        return consecutive(len(rows), size)
+
+
+def _pictures(path: Path) -> list[Path]:
+    """A picture, or all pictures in a folder and in the folders in it.
+
+    Raises:
+        DataError: the folder has none.
+    """
+    from textebm.data.image_files import is_image
+    from textebm.errors import DataError
+
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file.name))
+    if not found:
+        raise DataError(f"{path} is a folder without a picture")
+    return found
+
+
+def _split(
+    split: "Split", data: str | None, data_dir: str | None, folder: Path, model: "LatentEBM"
+) -> tuple["Dataset", dict[str, Any]]:
+    """A split of the images that a model was trained on, or of others, and what a signature says of it."""
+    from textebm import checkpoint
+    from textebm.materials.images import ImageMaterial
+
+    config, _ = checkpoint.read_run(folder)
+    shape = model.painter.shape
+    images = dataclasses.replace(config.images, size=shape.height, channels=1 if shape.channels == 1 else 3)
+    data, data_dir = data or config.data, data_dir or config.data_dir
+    corpus = ImageMaterial.resolve(dataclasses.replace(config, images=images, data=data, data_dir=data_dir))
+    return corpus.encoded(split), {"data": corpus.name, "scored": split}
+
+
+def _in_pairs(above: "Tensor", below: "Tensor", columns: int = 8) -> tuple["Tensor", int]:
+    """Rows of images, each above the row of what became of it; and how many are in a row."""
+    import torch
+
+    columns = min(columns, len(above))
+    blank = above.new_ones(-len(above) % columns, *above.shape[1:])
+    rows = [torch.cat([part, blank]).view(-1, columns, *above.shape[1:]) for part in (above, below)]
+    return torch.stack(rows, 1).flatten(0, 2), columns
+
+
+def _scored(errors: "NDArray[np.float64]", model: "LatentEBM", facts: dict[str, Any]) -> dict[str, Any]:
+    """The mean squared error of images, how sure it is, and how it was computed."""
+    from textebm._version import __version__
+    from textebm.lm_eval import bootstrap
+    from textebm.lm_eval.signature import Signature
+
+    inference, score = model.config.inference, float(errors.mean())
+    low, high = bootstrap.mean_interval(errors)
+    how = {"metric": METRIC, **facts, "images": len(errors), "scale": "-1..1", "inference": inference.kind}
+    chain = {"steps": inference.steps} if model.method.has_chain else {}
+    signature = Signature({**how, **chain, "samples": 1, "interval": "bootstrap-1000", "version": __version__})
+    details = {
+        "images": len(errors),
+        "shape": dataclasses.asdict(model.painter.shape),
+        "mse_unit": score / 4,
+        "interval_unit": [low / 4, high / 4],
+        "scales": {"score": "pixels in [-1, 1]", "mse_unit": "pixels in [0, 1]"},
+        "smallest": float(errors.min()),
+        "largest": float(errors.max()),
+    }
+    return {
+        "metric": METRIC,
+        "score": score,
+        "interval": [low, high],
+        "signature": str(signature),
+        "details": details,
+    }
+
+
+def _describe(found: dict[str, Any]) -> str:
+    """A score for people."""
+    details, (low, high) = found["details"], found["interval"]
+    return "\n".join(
+        [
+            f"mean squared error {found['score']:.4f} (95 % interval {low:.4f} to {high:.4f}), pixels in [-1, 1]; "
+            f"{details['mse_unit']:.4f}, pixels in [0, 1]; {details['images']:,} images",
+            f"signature: {found['signature']}",
+        ]
+    )

@@ -1,0 +1,190 @@
+"""From a trained model to images: generation, reconstruction, interpolation, and PNG files of them."""
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from textebm.data.dataset import Dataset
+from textebm.errors import UsageError
+from textebm.model.image_batch import ImageBatch
+from textebm.model.latent_ebm import LatentEBM
+from textebm.model.random import stream
+
+BATCH = 256
+"""Images worked on at once; part of what a seed means, since each batch has its own random streams."""
+BORDER = 2
+"""Pixels between the images of a grid."""
+
+Pixels = Float[Tensor, "images channels height width"]
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> LatentEBM:
+    """A saved model of images.
+
+    Raises:
+        CheckpointError: the folder holds no readable model.
+        UsageError: the model is one of text.
+    """
+    model = LatentEBM.from_pretrained(folder, device).eval()
+    _ = model.painter
+    return model
+
+
+class Generated(NamedTuple):
+    """Some images from the prior.
+
+    images: (batch, channels, height, width) in [−1, 1]. energies: (batch,) −f(z) of their latents, in nats.
+    """
+
+    images: Pixels
+    energies: Float[Tensor, " images"]
+
+
+def generate(model: LatentEBM, n: int, seed: int = 0, prior_steps: int | None = None) -> Iterator[Generated]:
+    """Images from the prior: z by the short-run chain, then the mean image g(z); a batch at a time, on the CPU.
+
+    Args:
+        model: the model.
+        n: number of images.
+        seed: the same seed gives the same images on one machine.
+        prior_steps: length of the prior chain (default: K0 as in training).
+    """
+    for number, begin in enumerate(range(0, n, BATCH)):
+        size = min(BATCH, n - begin)
+        z = model.sample_prior(size, stream(seed, "prior", number, device=model.device), prior_steps)
+        yield Generated(model.paint(z).float().cpu(), model.energy(z).float().cpu())
+
+
+class Reconstructed(NamedTuple):
+    """Some images, and what a model makes of one posterior sample of z for each.
+
+    originals, images: (batch, channels, height, width) in [−1, 1]. errors: (batch,) mean squared error of each image
+    over channels and pixels.
+    """
+
+    originals: Pixels
+    images: Pixels
+    errors: Float[Tensor, " images"]
+
+
+def reconstruct(
+    model: LatentEBM, data: Dataset, rows: NDArray[np.int64], seed: int = 0, steps: int | None = None
+) -> Iterator[Reconstructed]:
+    """Images, inferred (one posterior sample by the training chain) and made again, a batch at a time, on the CPU.
+
+    Args:
+        model: the model.
+        data: where the images are.
+        rows: which ones.
+        seed: of the chains.
+        steps: overrides the chain's length K1.
+    """
+    for number, begin in enumerate(range(0, len(rows), BATCH)):
+        x = data.batch(rows[begin : begin + BATCH])
+        assert isinstance(x, ImageBatch)
+        z = model.infer(x.to(model.device), stream(seed, "posterior", number, device=model.device), steps)
+        images = model.paint(z).float().cpu()
+        yield Reconstructed(x.pixels, images, (images - x.pixels).square().flatten(1).mean(1))
+
+
+def interpolate(model: LatentEBM, ends: ImageBatch, points: int = 9, seed: int = 0) -> Pixels:
+    """Images along the straight lines between the latents of pairs of images.
+
+    Args:
+        model: the model.
+        ends: images 0 and 1 are the ends of the first line, 2 and 3 of the second, and so on.
+        points: images on a line, both ends included (at least 2).
+        seed: of the posterior chains.
+
+    Returns:
+        (lines · points, channels, height, width), line by line.
+    """
+    z = model.infer(ends.to(model.device), stream(seed, "posterior", 0, device=model.device))
+    first, last = z[0::2, None], z[1::2, None]  # (lines, 1, latent)
+    weights = torch.linspace(0, 1, points, device=z.device)[:, None]
+    between = (first * (1 - weights) + last * weights).flatten(0, 1)
+    return torch.cat([model.paint(part).float().cpu() for part in torch.split(between, BATCH)])
+
+
+def to_bytes(pixels: Pixels) -> UInt8[Tensor, "images channels height width"]:
+    """Pixels in [−1, 1] as 0 … 255: where 8-bit values became them, the same values."""
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(pixels: Pixels, columns: int | None = None) -> NDArray[np.uint8]:
+    """Images side by side, row by row, with a white border between them.
+
+    Args:
+        pixels: in [−1, 1].
+        columns: images in a row (default: about as many as there are rows).
+
+    Returns:
+        (height, width) of grey images or (height, width, 3).
+    """
+    n, channels, height, width = pixels.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    whole = np.full((rows * (height + BORDER) - BORDER, columns * (width + BORDER) - BORDER, channels), 255, np.uint8)
+    for place, image in enumerate(to_bytes(pixels).permute(0, 2, 3, 1).numpy()):
+        top, left = place // columns * (height + BORDER), place % columns * (width + BORDER)
+        whole[top : top + height, left : left + width] = image
+    return whole[:, :, 0] if channels == 1 else whole
+
+
+def write_grid(path: Path, pixels: Pixels, columns: int | None = None) -> None:
+    """Write images side by side as one PNG file (see `grid`), whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _write_png(path, grid(pixels, columns))
+
+
+def write_images(folder: Path, pixels: Pixels, first: int = 0) -> None:
+    """Write images as PNG files of their own into a folder, made if need be: 00000.png, 00001.png, …
+
+    Args:
+        folder: where to.
+        pixels: in [−1, 1].
+        first: number of the first one.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(pixels, start=first):
+        _write_png(folder / f"{number:05}.png", grid(image[None]))
+
+
+def require_pillow() -> None:
+    """Check that PNG files can be written.
+
+    Raises:
+        UsageError: Pillow is not installed.
+    """
+    if find_spec("PIL") is None:
+        raise UsageError("PNG files need Pillow: pip install 'textebm[images]'")
+
+
+def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    require_pillow()
+    from PIL import Image
+
+    written = io.BytesIO()
+    Image.fromarray(image).save(written, format="PNG")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(written.getvalue())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

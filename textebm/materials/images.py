@@ -1,0 +1,119 @@
+"""Images as what a run learns from."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from textebm import evaluation, image_generation
+from textebm.config import Config
+from textebm.data.images import EncodedImages, ImageCorpus, download_notice, image_batches, resolve_images
+from textebm.data.registry import SPLITS
+from textebm.errors import DataError
+from textebm.materials.base import Corpus, Material, Measured, Watch
+from textebm.model.latent_ebm import LatentEBM, ModelConfig
+
+
+class ImageMaterial(Material):
+    """Decoded images."""
+
+    noun, verb, unit, sample = "images", "are", "images", "image"
+
+    def __init__(self, config: Config, train: EncodedImages, valid: EncodedImages, test: EncodedImages) -> None:
+        """Use `load`."""
+        self.config, self.test = config, test
+        self.train: EncodedImages = train
+        self.valid: EncodedImages = valid
+
+    @staticmethod
+    def download(config: Config) -> str | None:
+        """What `resolve` will have to download, and its licence, for people; None: nothing."""
+        return download_notice(config.data, config.data_dir)
+
+    @staticmethod
+    def resolve(config: Config) -> ImageCorpus:
+        """The images that a configuration names, in the size that its generator makes.
+
+        Raises:
+            DataError: there are none.
+        """
+        wanted = config.images
+        return resolve_images(
+            config.data,
+            config.data_dir,
+            wanted.size or config.generator.convolution.side,
+            wanted.crop,
+            channels=wanted.channels,
+            max_images=wanted.max_images,
+            whole_train=wanted.whole_train,
+            skip_bad=wanted.skip_bad,
+            image_column=wanted.image_column,
+        )
+
+    @classmethod
+    def load(
+        cls, config: Config, corpus: Corpus, model: Path | None = None, watch: Watch | None = None
+    ) -> "ImageMaterial":
+        """The decoded splits, built or from the cache.
+
+        Raises:
+            DataError: a split is missing or damaged.
+            UsageError: samples are to be written, and Pillow is not installed.
+        """
+        if config.evaluation.samples:
+            image_generation.require_pillow()
+        if not isinstance(corpus, ImageCorpus):
+            raise DataError(f"{corpus.name} holds no images, and generator.kind is convolutional")
+        return cls(config, *(corpus.encoded(split, watch) for split in SPLITS))
+
+    @property
+    def batches_an_epoch(self) -> int:
+        """How many batches there are in every epoch."""
+        return math.ceil(len(self.train) / self.config.batch_size)
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[NDArray[np.int64]]:
+        """The images of each batch of an epoch from batch `first` on."""
+        return image_batches(len(self.train), self.config.batch_size, self.config.seed, epoch, first)
+
+    def model_config(self) -> ModelConfig:
+        """A model of images of this shape."""
+        config = self.config
+        return ModelConfig(
+            prior=config.prior,
+            generator=config.generator,
+            inference=config.inference,
+            encoder=config.encoder,
+            image=self.train.shape,
+        )
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """The shape, and what became of each split."""
+        reports = {split: getattr(self, split).report for split in SPLITS}
+        shape = dataclasses.asdict(self.train.shape)
+        return {"name": name, "shape": shape, **{split: dataclasses.asdict(r) for split, r in reports.items()}}
+
+    def validate(self, model: LatentEBM) -> Measured:
+        """Likelihoods, mean squared errors, energies and norms."""
+        return evaluation.validate_images(model, self.valid, self.config.seed, self.config.evaluation.sentences)
+
+    def latent_use(self, model: LatentEBM) -> dict[str, float | str]:
+        """Active units, mutual information, KL."""
+        settings = self.config.evaluation
+        most, chains = settings.active_unit_sentences, settings.active_unit_chains
+        return evaluation.latent_use_of_images(model, self.valid, self.config.seed, most, chains).to_dict()
+
+    def draw(self, model: LatentEBM, run_dir: Path, step: int) -> list[str]:
+        """A grid of images, `samples/step-N.png`."""
+        settings = self.config.evaluation
+        if settings.samples == 0:
+            return []
+        drawn = image_generation.generate(model, settings.samples, self.config.seed)
+        name = Path("samples") / f"step-{step}.png"
+        (run_dir / name).parent.mkdir(exist_ok=True)
+        image_generation.write_grid(run_dir / name, torch.cat([part.images for part in drawn]))
+        return [str(name)]
