@@ -84,6 +84,7 @@ KNOWN: dict[str, tuple[Weight, str]] = {
         "larger of the forward and the reverse estimate",
     ),
     "against": ("decisive", "split of the real images that generated ones were measured against"),
+    "prior-steps": ("decisive", "steps of the prior chain of generated images, where not as many as in training"),
     "real": ("decisive", "first digits of the SHA-256 of the real images' pixels"),
     "real-n": ("decisive", "number of real images"),
     "features": ("decisive", "network that gives images' features, and its layer"),

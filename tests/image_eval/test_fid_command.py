@@ -126,6 +126,60 @@ class TestDataSets:
         assert "--against names a split of a data set" in done.err
 
 
+class TestModels:
+    @pytest.fixture
+    def words(self, command: Command, tmp_path: Path, toy: Implementation, toy_file: Path, home: Path) -> Sides:
+        """A model of 8×8 pixels trained for a moment, and features that take no time."""
+        source = np.random.RandomState(2)
+        for split, count in {"train": 60, "valid": 20, "test": 45}.items():
+            (tmp_path / "squares" / split).mkdir(parents=True)
+            for number, image in enumerate(source.randint(0, 256, (count, 8, 8, 3)).astype(np.uint8)):
+                Image.fromarray(image).save(tmp_path / "squares" / split / f"{number:02}.png")
+        (tmp_path / "tiny.yaml").write_text(
+            f"data: {tmp_path / 'squares'}\n"
+            "prior: {latent_dim: 4, width: 16, steps: 5}\n"
+            "generator: {kind: convolutional, convolution: {width: 4, start: 4, multiples: [2], sigma: 0.3}}\n"
+            "inference: {steps: 2, step_size: 0.1}\n"
+            "evaluation: {sentences: 4, active_unit_sentences: 2, active_unit_chains: 2, samples: 0}\n"
+            "batch_size: 20\nepochs: 1\n"
+        )
+        done = command("train", "--config", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", "--device", "cpu")
+        assert done.code == 0, done.err
+        return "--model", tmp_path / "run", *SUBSTITUTE, "--weights", toy_file
+
+    def test_drawn_images_against_what_it_was_trained_on(self, command: Command, words: Sides, tmp_path: Path) -> None:
+        done = command("fid", *words, "-n", 50)
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        signature = Signature.parse(found["signature"])
+        assert [signature[key] for key in ("data", "against", "n", "real-n")] == ["squares", "train", "50", "60"]
+        assert "prior-steps" not in signature
+        assert json.loads(command("fid", *words, "-n", 50).out)["score"] == found["score"]  # the same seed
+        self.the_same_as_files(found, command, words, tmp_path)
+
+    def the_same_as_files(self, found: dict[str, Any], command: Command, words: Sides, tmp_path: Path) -> None:
+        """Written as PNG files and measured from there, the images have the same figure."""
+        model, rest = words[:2], words[2:]
+        written = command("generate", *model, "-n", 50, "--format", "png", "--output", "drawn", "--device", "cpu")
+        assert written.code == 0, written.err
+        data = tmp_path / "squares" / "train"
+        again = json.loads(command("fid", "--samples", "drawn", "--data", data, *rest).out)
+        assert again["score"] == pytest.approx(found["score"], rel=1e-5)
+        assert again["details"]["generated"]["sha256"] == found["details"]["generated"]["sha256"]
+
+    def test_another_chain_is_in_the_signature(self, command: Command, words: Sides) -> None:
+        done = command("fid", *words, "-n", 40, "--against", "test", "--prior-steps", 0, "--frechet-only")
+        assert done.code == 0, done.err
+        signature = Signature.parse(json.loads(done.out)["signature"])
+        assert (signature["prior-steps"], signature["against"], signature["real-n"]) == ("0", "test", "45")
+        assert command("fid", *words, "--prior-steps", -1).code == 2
+
+    def test_samples_against_what_a_model_was_trained_on(self, command: Command, words: Sides, sides: Sides) -> None:
+        done = command("fid", *words, *sides[:2])
+        assert done.code == 0, done.err
+        assert json.loads(done.out)["details"]["real"]["name"] == "squares:train"
+
+
 class TestErrors:
     def test_without_weights(self, command: Command, sides: Sides) -> None:
         """It says where they are to be had, and takes nothing else in their place."""
@@ -154,6 +208,15 @@ class TestErrors:
         assert done.code == 0, done.err
         assert "1 of 48 files cannot be read and are left out, the first is 17.png" in done.err
         assert json.loads(done.out)["details"]["generated"]["images"] == 47
+
+    def test_a_chain_of_samples(self, command: Command, measured: Sides) -> None:
+        assert "does not go with --samples" in command("fid", *measured, "--prior-steps", 3).err
+
+    def test_a_model_of_text(self, command: Command, toy: Implementation, toy_file: Path, home: Path) -> None:
+        """The demo model that ships, where there is no run."""
+        done = command("fid", *SUBSTITUTE, "--weights", toy_file)
+        assert done.code == 2
+        assert "text" in done.err
 
     def test_wrong_settings(self, command: Command, measured: Sides) -> None:
         assert "kid_subset_size is 1" in command("fid", *measured, "--kid-subset-size", 1).err

@@ -1,17 +1,24 @@
 """`textebm fid`."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from textebm import options
-from textebm.commands.terminal import choose_device, parse, progress_bar, say, write
+from textebm.commands.terminal import choose_device, model_folder, parse, progress_bar, say, write
 from textebm.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from textebm.data.registry import Split
     from textebm.image_eval.images import ImageSet
     from textebm.image_eval.scores import Score
+
+
+DRAWN = 10_000
+"""Images drawn from a model where no number is given."""
 
 
 def fid(arguments: Sequence[str]) -> int:
@@ -28,41 +35,86 @@ def fid(arguments: Sequence[str]) -> int:
         neighbours=chosen.neighbours,
         seed=chosen.seed,
     )
-    generated, (real, split) = _generated(chosen), _real(chosen)
-    extractor = FeatureExtractor.load(chosen.features, chosen.weights, choose_device(chosen.device), say)
+    folder = model_folder(chosen) if chosen.samples is None or chosen.data is None else None
+    real, facts = _real(chosen, folder)
+    device = choose_device(chosen.device)
+    extractor = FeatureExtractor.load(chosen.features, chosen.weights, device, say)  # before hours of drawing
+    generated, more = _generated(chosen, folder, device)
     total = (settings.n or len(generated)) + (settings.real_n or len(real))
     with progress_bar(total, "image") as bar:
-        name = Path(chosen.data).name if split is None else chosen.data
-        score = frechet_score(generated, real, extractor, settings, data=name, against=split, advance=bar.update)
+        score = frechet_score(generated, real, extractor, settings, facts=facts | more, advance=bar.update)
     for warning in score.warnings:
         say(f"warning: {warning}")
     write(score.to_json() if chosen.format == "json" else describe(score), chosen.output)
     return 0
 
 
-def _generated(chosen: options.Fid) -> "ImageSet":
-    """The images that --samples names."""
+def _generated(chosen: options.Fid, folder: Path | None, device: "torch.device") -> "tuple[ImageSet, dict[str, str]]":
+    """The images that --samples names, or that a model draws, and what the signature says of them."""
     from textebm.data.registry import SPLITS
 
+    if chosen.samples is None:
+        assert folder is not None  # it was looked for
+        return _drawn(chosen, folder, device)
+    if chosen.prior_steps is not None:
+        raise UsageError("--prior-steps is of images that a model draws, and does not go with --samples")
     name, _, end = chosen.samples.rpartition(":")
     for split in SPLITS:
         if split == end and _is_data_set(name):
-            return _split_of(chosen, name, split)
+            return _split_of(chosen, name, split), {}
     if _is_data_set(chosen.samples):
         raise UsageError(f"--samples {chosen.samples} is a data set: say which split, as in {chosen.samples}:test")
-    return _given(chosen.samples, chosen.skip_bad)
+    return _given(chosen.samples, chosen.skip_bad), {}
 
 
-def _real(chosen: options.Fid) -> "tuple[ImageSet, str | None]":
-    """The images that --data names, and the split that they are."""
+def _drawn(chosen: options.Fid, folder: Path, device: "torch.device") -> "tuple[ImageSet, dict[str, str]]":
+    """Images that a model draws: mean images of latents from the prior chain."""
+    import torch
+
+    from textebm import generation, image_generation
+    from textebm.image_eval.images import ArrayImages
+
+    if chosen.prior_steps is not None and chosen.prior_steps < 0:
+        raise UsageError(f"--prior-steps is {chosen.prior_steps}: it must be 0 or more")
+    model, n, parts = image_generation.load(folder, device), chosen.n or DRAWN, []
+    with progress_bar(n, "image", what="drawing") as bar:
+        for part in image_generation.generate(model, n, chosen.seed, chosen.prior_steps):
+            parts.append(image_generation.to_bytes(part.images))
+            bar.update(len(part.images))
+    steps = generation.other_chain(model, chosen.prior_steps)
+    return ArrayImages("drawn", torch.cat(parts).numpy()), {} if steps is None else {"prior-steps": str(steps)}
+
+
+def _real(chosen: options.Fid, folder: Path | None) -> "tuple[ImageSet, dict[str, str]]":
+    """The images that --data names, or that the model was trained on, and what the signature says of them."""
+    split: Split = chosen.against or "train"
+    if chosen.data is None:
+        assert folder is not None  # it was looked for
+        return _trained_on(chosen, folder, split)
     if _is_data_set(chosen.data):
-        split: Split = chosen.against or "train"
-        return _split_of(chosen, chosen.data, split), split
+        return _split_of(chosen, chosen.data, split), {"data": chosen.data, "against": split}
     if chosen.against is not None:
         raise UsageError(
             f"--against names a split of a data set, and --data {chosen.data} has none: all of it is taken"
         )
-    return _given(chosen.data, chosen.skip_bad), None
+    return _given(chosen.data, chosen.skip_bad), {"data": Path(chosen.data).name}
+
+
+def _trained_on(chosen: options.Fid, folder: Path, split: "Split") -> "tuple[ImageSet, dict[str, str]]":
+    """A split of what a model was trained on, in the size of its images; train is the published one, whole."""
+    from textebm import checkpoint, image_generation
+    from textebm.image_eval.images import ArrayImages
+    from textebm.materials.images import ImageMaterial
+
+    config, _ = checkpoint.read_run(folder)
+    shape = image_generation.load(folder).painter.shape
+    channels: Literal[1, 3] = 1 if shape.channels == 1 else 3
+    images = dataclasses.replace(config.images, size=shape.height, channels=channels, whole_train=True)
+    corpus = ImageMaterial.resolve(
+        dataclasses.replace(config, images=images, data_dir=chosen.data_dir or config.data_dir)
+    )
+    name = f"{corpus.name}:{split}"
+    return ArrayImages(name, corpus.encoded(split).pixels), {"data": corpus.name, "against": split}
 
 
 def _is_data_set(name: str) -> bool:
@@ -75,9 +127,11 @@ def _is_data_set(name: str) -> bool:
 
 def _split_of(chosen: options.Fid, name: str, split: "Split") -> "ImageSet":
     """A split of a data set; train is the published one, whole."""
-    from textebm.data.images import resolve_images
+    from textebm.data.images import download_notice, resolve_images
     from textebm.image_eval.images import ArrayImages
 
+    if (notice := download_notice(name, chosen.data_dir)) is not None:
+        say(f"downloading {notice}")
     corpus = resolve_images(name, chosen.data_dir, whole_train=True, skip_bad=chosen.skip_bad)
     return ArrayImages(f"{corpus.name}:{split}", corpus.encoded(split).pixels)
 

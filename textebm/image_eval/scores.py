@@ -1,7 +1,7 @@
 """FID and its relatives of generated images against real ones, with a signature and what stands beside it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,7 @@ def frechet_score(
     extractor: FeatureExtractor,
     settings: Settings | None = None,
     *,
-    data: str | None = None,
-    against: str | None = None,
+    facts: Mapping[str, str] | None = None,
     cache: Path | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> Score:
@@ -90,8 +89,8 @@ def frechet_score(
         generated, real: the images.
         extractor: of features.
         settings: what is measured; the defaults by default.
-        data: name of the real data for the signature; the real images' own by default.
-        against: which split of it they are.
+        facts: what the signature is to say of the images: `data`, which is the real images' name by default, `against`,
+            their split, `prior-steps`.
         cache: folder in which features of real images are kept; that of TEXTEBM_HOME by default.
         advance: told how many images have been done since it was last called.
 
@@ -124,8 +123,7 @@ def frechet_score(
         },
         "warnings": _warnings(extractor, first, second),
     }
-    facts = {"data": data or real.name} | ({} if against is None else {"against": against})
-    signature = _signature(facts, of_real, first.count, extractor)
+    signature = _signature({"data": real.name, **(facts or {})}, of_real, first.count, extractor)
     return Score(extractor.metric, distance, _interval(distance, error), signature, details)
 
 
