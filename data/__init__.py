@@ -1,1 +1,1 @@
-"""Where samples come from: named corpora, one's own files, and text as batches of numbers."""
+"""Where samples come from: named corpora, one's own files, and text and images as batches of numbers."""

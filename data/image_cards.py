@@ -84,7 +84,8 @@ class ImageCard:
 
 def image_card_names() -> list[str]:
     """Names of the sets of images that have a card."""
-    return sorted(file.name.removesuffix(".toml") for file in resources.files(CARDS).iterdir() if ".toml" in file.name)
+    names = (file.name for file in resources.files(CARDS).iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 @cache

@@ -164,8 +164,12 @@ def _checked_files(card: ImageCard, found: Found) -> dict[str, dict[str, Any]]:
         path = packed(found.folder, name)
         if path is None or known.sha256 is None:
             continue
-        digest = _digest(path, name)
-        problems = [] if digest == known.sha256 else [f"sha256 is {digest}, and the card says {known.sha256}"]
+        digest = None
+        try:
+            digest = _digest(path, name)
+            problems = [] if digest == known.sha256 else [f"sha256 is {digest}, and the card says {known.sha256}"]
+        except DataError as error:  # a file that is cut short must not hide what is wrong with the others
+            problems = [str(error)]
         checked[name] = {"file": str(path), "sha256": digest, "ok": not problems, "problems": problems}
     return checked
 

@@ -78,8 +78,10 @@ class Fitting:
         eight_bits = _eight_bits(image, mode, picture.name)
         size = (self.shape.width, self.shape.height)
         box = self._box(picture, image.size)
-        if box != (0, 0, *size):
-            eight_bits = eight_bits.resize(size, _bilinear(), box=box)
+        if box != (0, 0, *image.size):
+            eight_bits = eight_bits.crop(box)
+        if eight_bits.size != size:
+            eight_bits = eight_bits.resize(size, _bilinear())
         pixels = np.asarray(eight_bits).reshape(wanted)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)), None if image.mode == mode else image.mode
 
@@ -104,7 +106,7 @@ def opened(picture: Picture) -> "Image":
         DataError: Pillow is not installed, or the picture is damaged, of an unknown format, or too large.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise DataError(f"{picture.name}: pictures need Pillow: pip install 'textebm[images]'") from None
     if isinstance(picture.content, np.ndarray):
@@ -125,11 +127,12 @@ def opened(picture: Picture) -> "Image":
         raise DataError(_too_large(picture.name, str(error))) from None
     except DataError:
         raise
-    except (
-        Exception
-    ) as error:  # decoders raise what their parsers raise: OSError, SyntaxError, ValueError, struct.error
-        said = " ".join(str(error).replace(repr(io.BytesIO), "").split()) or type(error).__name__
-        reason = "no picture of a known format" if type(error).__name__ == "UnidentifiedImageError" else said
+    except UnidentifiedImageError:
+        raise DataError(
+            f"{picture.name}: no picture of a known format ({', '.join(FORMATS)}); copy it again or take it out"
+        ) from None
+    except Exception as error:  # decoders raise what their parsers do: OSError, SyntaxError, ValueError, struct.error
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{picture.name}: cannot be decoded ({reason}); the file is damaged or no picture: copy it anew or drop it"
         ) from None

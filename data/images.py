@@ -338,7 +338,7 @@ def resolve_images(
         short, sources = image_hub.resolve(name, image_column, label_column)
     else:
         path = Path(name).expanduser()
-        if not path.is_dir() and not path.name.lower().endswith(ARCHIVE_ENDINGS):
+        if not _is_folder(path) and not path.name.lower().endswith(ARCHIVE_ENDINGS):
             known = ", ".join(image_card_names())
             raise DataError(
                 f"{name!r} is neither a folder nor an archive of images, nor a named set; named sets: {known}"
@@ -346,6 +346,13 @@ def resolve_images(
         short, sources = path.resolve().name.split(".")[0] or "images", folder_sources(open_container(path))
     fitting = _fitting(sources["train"], size, crop or "centre", channels)
     return ImageCorpus(short, sources, fitting, None, max_images, whole_train, skip_bad)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        return False
 
 
 def _check_arguments(size: int | None, crop: str | None, channels: int | None, max_images: int | None) -> None:

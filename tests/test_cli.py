@@ -117,7 +117,7 @@ class TestWrongUsage:
             (("--precision", "fp8"), "fp8"),
             (("--seed", -1), "seed is -1"),
             (("--max-length", 0), "max_length is 0"),
-            (("--config", "nowhere.yaml"), "no preset and no file 'nowhere.yaml'; presets: demo, ptb"),
+            (("--config", "nowhere.yaml"), "no preset and no file 'nowhere.yaml'; presets: celeba128, celeba64"),
         ],
     )
     def test_wrong_values(self, options, said: str, command, tmp_path: Path) -> None:

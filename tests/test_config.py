@@ -384,5 +384,5 @@ class TestFiles:
         assert load_config(str(tmp_path / "empty.yaml")) == Config()
 
     def test_no_preset_and_no_file_lists_the_presets(self) -> None:
-        with pytest.raises(ConfigError, match="presets: demo, ptb"):
+        with pytest.raises(ConfigError, match="presets: celeba128, celeba64"):
             load_config("nowhere")

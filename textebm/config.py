@@ -400,6 +400,8 @@ class ImagesConfig:
     """Leave out, and count, pictures that cannot be read; else one is an error."""
     image_column: str | None = None
     """Column of a hub data set that holds the images (default: its only one of images)."""
+    label_column: str | None = None
+    """Column of a hub data set that holds class labels (default: its only one, if it has one)."""
 
     def __post_init__(self) -> None:
         for key in ("size", "max_images"):

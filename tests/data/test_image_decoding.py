@@ -1,4 +1,4 @@
-"""From a picture in a file to pixels: exact where nothing is to do, documented where something is, named where it fails."""
+"""From a picture in a file to pixels: exact where nothing is to do, named where it fails."""
 
 import io
 
@@ -141,7 +141,7 @@ class TestFaults:
     @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
     def test_truncated(self, kind, part, write):
         raw = write.png(write.pixels(1, 64)[0], kind=kind)
-        with pytest.raises(DataError, match="the picture: cannot be decoded"):
+        with pytest.raises(DataError, match=r"the picture: (cannot be decoded|no picture)"):
             fit(raw[: int(part * len(raw))])
 
     def test_a_png_with_other_bits(self, write):
@@ -180,5 +180,5 @@ class TestFaults:
             monkeypatch.setattr(image_decoding, "LARGEST_PIXELS", 399)
         else:
             monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-        with pytest.raises(DataError, match="the picture: .*million are read"):
+        with pytest.raises(DataError, match=r"the picture: .*million are read"):
             fit(raw)

@@ -110,7 +110,7 @@ def test_cut_short(kind, part, write, tmp_path):
 @pytest.mark.parametrize("kind", ["x.tar", "x.tar.gz", "x.tar.xz", "x.zip"])
 def test_no_archive_at_all(kind, tmp_path):
     (tmp_path / kind).write_bytes(b"Plainly, this is no archive." * 50)
-    with pytest.raises(DataError, match="(damaged, cut short|damaged or cut short)"):
+    with pytest.raises(DataError, match=r"(damaged, cut short|damaged or cut short)"):
         open_container(tmp_path / kind).names()
 
 

@@ -136,7 +136,7 @@ class TestMnist:
     def test_no_copy_in_the_folder_that_is_named(self, tmp_path):
         with pytest.raises(DataError, match="no folder with a copy is named"):
             resolve_images("mnist", str(tmp_path))
-        with pytest.raises(DataError, match="data_dir is .*none', which is no folder"):
+        with pytest.raises(DataError, match=r"data_dir is .*none', which is no folder"):
             resolve_images("mnist", str(tmp_path / "none"))
 
     def test_a_downloaded_copy_is_found(self, write, home):
@@ -373,6 +373,13 @@ class TestFolders:
     def test_neither_folder_nor_archive(self, tmp_path):
         with pytest.raises(DataError, match="'minst' is neither a folder nor an archive of images, nor a named set"):
             resolve_images("minst")
+        with pytest.raises(DataError, match="is neither a folder nor an archive"):
+            resolve_images("x" * 5000)
+
+    @pytest.mark.parametrize("name", ["none.tar", "none.tar.gz", "none.zip"])
+    def test_an_archive_that_is_not_there(self, name, tmp_path):
+        with pytest.raises(DataError, match=rf"{name}: no such file"):
+            resolve_images(str(tmp_path / name))
 
     @pytest.mark.parametrize(
         "wrong", [{"size": 0}, {"size": 5000}, {"crop": "left"}, {"channels": 2}, {"max_images": 0}], ids=str
@@ -487,7 +494,7 @@ class TestCache:
     def test_a_folder_that_cannot_be_written(self, corpus, home):
         home.mkdir()
         (home / "images").write_text("in the way")
-        with pytest.raises(DataError, match="cache of decoded images in .*cannot be written .*TEXTEBM_HOME"):
+        with pytest.raises(DataError, match=r"cache of decoded images in .*cannot be written .*TEXTEBM_HOME"):
             corpus.encoded("train")
 
     def test_of_two_processes_one_builds(self, write, tmp_path):
@@ -590,7 +597,7 @@ class TestHub:
         assert not is_image_data(f"hf:{tmp_path / 'text'}")
         with pytest.raises(DataError, match="has no column of images; its columns: text"):
             resolve_images(f"hf:{tmp_path / 'text'}")
-        with pytest.raises(DataError, match="it is not in the cache .*HF_HUB_OFFLINE"):
+        with pytest.raises(DataError, match=r"it is not in the cache .*HF_HUB_OFFLINE"):
             resolve_images("hf:nobody/nothing")
 
     def test_a_row_without_a_picture(self, tmp_path):

@@ -53,6 +53,7 @@ class ImageMaterial(Material):
             whole_train=wanted.whole_train,
             skip_bad=wanted.skip_bad,
             image_column=wanted.image_column,
+            label_column=wanted.label_column,
         )
 
     @classmethod
