@@ -1,7 +1,7 @@
 """The scores of each sentence behind a score, kept in a file: what a later bootstrap between two runs needs.
 
 A file is NumPy's .npz, compressed: `log_probs` (judges, sentences), `tokens` (sentences,), and the score's signature.
-Nothing in it is ever unpickled. 40,000 sentences take about 350 kB.
+Nothing in it is ever unpickled. 40,000 sentences take about 350 kB; their sums over 1,000 groups, 10 kB.
 """
 
 import os
@@ -33,6 +33,22 @@ class KeptScores:
     def score(self) -> float:
         """The score: the mean perplexity over the judges."""
         return float(np.mean([run.perplexity for run in self.runs]))
+
+
+def grouped(runs: Sequence[SentenceScores], most: int = 1000) -> list[SentenceScores]:
+    """Sums over groups of consecutive sentences, which a bootstrap can draw in place of sentences.
+
+    Groups of independent sentences tell as much of the spread of a mean as the sentences do, up to one part in `most`;
+    of sentences that depend on their neighbours they tell more (the block bootstrap: Künsch, The Annals of Statistics
+    17, 1989).
+
+    Args:
+        runs: scores of the same sentences by each judge.
+        most: groups, at most; of fewer sentences each is a group.
+    """
+    count = len(runs[0].tokens)
+    starts = np.arange(min(count, most)) * count // min(count, most)
+    return [SentenceScores(np.add.reduceat(run.log_probs, starts), np.add.reduceat(run.tokens, starts)) for run in runs]
 
 
 def keep_scores(path: Path, signature: Signature, runs: Sequence[SentenceScores]) -> None:

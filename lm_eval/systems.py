@@ -1,7 +1,8 @@
 """Runs of an experiment, one row a method: mean and spread over seeds, and how sure a difference is.
 
 A run is a result as `textebm experiment` writes it: a JSON file with a `method`, a `preset`, a `seed`, scores with
-their signatures, and the place of the scores of each sentence. What may share a table is decided as in `compare`.
+their signatures, and the place, beside it, of the scores of sentences. What may share a table is decided as in
+`compare`.
 """
 
 import json
@@ -51,9 +52,9 @@ FIT: dict[str, Places] = {
 
 STATISTICS = (
     "mean ± standard deviation over model seeds. Differences: hierarchical bootstrap over pairs of runs of one seed, "
-    "judges and sentences (RPPL: the same test sentences for both methods; FPPL: each run's own samples), 95 % "
-    "intervals, widened for the small number of seeds. ratio: perplexity of the method over that of the other, in "
-    "geometric means"
+    "judges and groups of consecutive sentences (RPPL: the same test sentences for both methods; FPPL: each run's own "
+    "samples), 95 % intervals, widened for the small number of seeds. ratio: perplexity of the method over that of the "
+    "other, in geometric means"
 )
 
 
@@ -66,6 +67,7 @@ class Run:
         preset, method, seed: what it is a run of.
         content: all of it.
         items: its scores.
+        folder: in which the result lies.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Run:
     seed: int
     content: Mapping[str, Any]
     items: tuple[Item, ...]
+    folder: Path
 
     def figure(self, places: Places) -> float | None:
         """A figure of the result; None where it has none."""
@@ -107,7 +110,7 @@ def read_run(path: Path) -> Run:
             f"{path}: no run of an experiment: it must say name, preset, method and seed, as the results of textebm "
             "experiment do"
         ) from None
-    return Run(*facts, content, tuple(items))
+    return Run(*facts, content, tuple(items), path.parent)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,6 @@ class Systems:
         runs: the runs, in the order of their rows.
         against: the method from which the others' differences are taken; None for no differences.
         published: whether published rows are wanted.
-        folder: of runs, in which the scores of each sentence are.
         resamples: of the bootstrap.
 
     Raises:
@@ -204,11 +206,10 @@ class Systems:
         *,
         against: str | None = None,
         published: bool = False,
-        folder: Path = Path("runs"),
         resamples: int = 1000,
     ) -> None:
         self.runs, self.against, self.published = list(runs), against, published
-        self.folder, self.resamples = folder, resamples
+        self.resamples = resamples
         names = [run.name for run in runs]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(f"two results have the name {', '.join(twice)}: compare needs each once")
@@ -314,7 +315,7 @@ class Systems:
         )
 
     def _kept(self, run: Run, item: Item) -> KeptScores:
-        """The scores of each sentence behind a score.
+        """The scores of sentences behind a score, in groups.
 
         Raises:
             DataError: they are missing, or of another score.
@@ -322,7 +323,7 @@ class Systems:
         place = run.content.get("sentence_scores")
         if not isinstance(place, str):
             raise DataError(f"{run.name} does not say where its scores of sentences are")
-        path = self.folder / place / f"{item.signature.get('judge')}-{item.metric}.npz"
+        path = run.folder / place / f"{item.signature.get('judge')}-{item.metric}.npz"
         kept = kept_scores(path)
         if kept.signature != item.signature or not np.isclose(kept.score, item.score, rtol=1e-9):
             raise DataError(f"{path} is not of the score in the result of {run.name}: measure it again")

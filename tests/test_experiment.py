@@ -139,10 +139,13 @@ class TestACell:
     def test_keeps_the_scores_of_each_sentence(self, finished: tuple[Path, Cell], metric: str) -> None:
         folder, cell = finished
         result = json.loads((folder / "results" / "tiny" / f"{cell.name}.json").read_text())
-        kept = kept_scores(folder / "runs" / result["sentence_scores"] / f"kenlm5-{metric}.npz")
-        assert kept.score == pytest.approx(result[metric]["score"], rel=1e-12)
-        assert str(kept.signature) == result[metric]["signature"]
-        assert len(kept.runs[0].tokens) == {"fppl": 100, "rppl": 60}[metric]
+        name = f"kenlm5-{metric}.npz"
+        of_run = folder / "runs" / "tiny" / cell.name / "scores" / name
+        for path in (of_run, folder / "results" / "tiny" / result["sentence_scores"] / name):
+            kept = kept_scores(path)
+            assert kept.score == pytest.approx(result[metric]["score"], rel=1e-12)
+            assert str(kept.signature) == result[metric]["signature"]
+            assert len(kept.runs[0].tokens) == {"fppl": 100, "rppl": 60}[metric]
 
     def test_the_best_checkpoint_is_measured(self, finished: tuple[Path, Cell]) -> None:
         folder, cell = finished

@@ -20,6 +20,7 @@ from textebm import checkpoint, evaluation, generation, hardware, plots, trainin
 from textebm.config import Config, from_dict, load_config, method_names, to_dict
 from textebm.data.registry import Corpus
 from textebm.errors import CheckpointError, ConfigError, UsageError
+from textebm.lm_eval.kept import grouped, keep_scores, kept_scores
 from textebm.lm_eval.protocols import DEFAULT_PROTOCOL, get_protocol
 from textebm.materials.text import batches_an_epoch, load_splits
 
@@ -433,6 +434,7 @@ class Sitting:
 
     def _write_result(self, cell: Cell) -> None:
         """Everything about a cell in one file; nothing in it names a place on this machine."""
+        place = f"{SCORES}/{cell.name}"
         own = {
             "name": cell.name,
             "experiment": cell.experiment.name,
@@ -441,7 +443,7 @@ class Sitting:
             "command": f"textebm train {' '.join(cell.words)}",
             "seed": cell.seed,
             "config": to_dict(_anywhere(cell.config)),
-            "sentence_scores": f"{cell.experiment.name}/{cell.name}/{SCORES}",
+            "sentence_scores": place,
         }
         found = checkpoint.read_json(self._scores_dir(cell) / FIGURES)
         likelihood = self._scores_dir(cell) / LIKELIHOOD
@@ -452,7 +454,17 @@ class Sitting:
         judges = {"judges": by_protocol} if by_protocol else {}
         path = self.result_file(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._write_sentence_scores(cell, path.parent / place)
         checkpoint.write_text(path, _as_json({**own, **found, **scores, **judges}))
+
+    def _write_sentence_scores(self, cell: Cell, folder: Path) -> None:
+        """What intervals of differences need beside the result, small enough to keep where the run is not kept."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for protocol in self._kept_protocols(cell):
+            for metric in METRICS:
+                name = f"{protocol}-{metric}.npz"
+                kept = kept_scores(self._scores_dir(cell) / name)
+                keep_scores(folder / name, kept.signature, grouped(kept.runs))
 
     def _kept_protocols(self, cell: Cell) -> list[str]:
         """Those that were measured, in this sitting or an earlier one."""
@@ -461,7 +473,8 @@ class Sitting:
 
 
 SCORES, FIGURES, LIKELIHOOD = "scores", "figures.json", "likelihood.json"
-"""In a run folder: what was measured of its best checkpoint, and the scores of each sentence behind it."""
+"""In a run folder: what was measured of its best checkpoint, and the scores of each sentence behind it. A folder of
+results has SCORES too, for sums over groups of sentences."""
 
 
 def _scores_of(result: Mapping[str, Any], protocol: str) -> dict[str, Any]:

@@ -458,8 +458,6 @@ class Compare:
     """One row a method, over seeds (results of textebm experiment)."""
     against: str | None = None
     """Method from which the others' differences are taken, with intervals; implies --by-method."""
-    runs: str = "runs"
-    """Folder of runs, in which the scores of each sentence are (for --against)."""
     resamples: int = 1000
     """Resamples behind each interval of --against."""
     format: Literal["text", "markdown", "csv", "json"] = "text"

@@ -9,7 +9,8 @@ import pytest
 
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import Signature
-from textebm.lm_eval.kept import keep_scores, kept_scores
+from textebm.lm_eval.bootstrap import interval
+from textebm.lm_eval.kept import grouped, keep_scores, kept_scores
 from textebm.lm_eval.perplexity import SentenceScores
 from textebm.lm_eval.published import published_rows, published_tables
 from textebm.lm_eval.systems import Systems, mean_and_spread, read_run
@@ -46,7 +47,7 @@ class Results:
         name = f"{preset}-{method}-seed{seed}"
         source, test = np.random.default_rng([seed, *method.encode()]), np.random.default_rng(9)
         result: dict = {"name": name, "preset": preset, "method": method, "seed": seed}
-        result |= {"sentence_scores": f"table2/{name}/scores", "config": {"seed": seed, "data": "ptb"}}
+        result |= {"sentence_scores": f"scores/{name}", "config": {"seed": seed, "data": "ptb"}}
         result |= {
             "test": {"reconstruction_nll": 100 + seed, "prior_nll": 110.0},
             "valid": {"active_units": 30 + seed},
@@ -66,7 +67,7 @@ class Results:
                 "details": {"headline": True, "real_row": {"perplexity": 141.19}},
             }
             if keep:
-                place = self.folder / "runs" / result["sentence_scores"]
+                place = self.folder / result["sentence_scores"]
                 place.mkdir(parents=True, exist_ok=True)
                 judge = Signature.parse(text)["judge"]
                 keep_scores(place / f"{judge}-{metric}.npz", Signature.parse(text), runs)
@@ -77,7 +78,7 @@ class Results:
 
     def compared(self, **options: object) -> Systems:
         runs = [read_run(path) for path in self.paths]
-        return Systems(runs, folder=self.folder / "runs", resamples=200, **options)  # type: ignore[arg-type]
+        return Systems(runs, resamples=200, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -128,6 +129,31 @@ class TestKeptScores:
             keep_scores(
                 tmp_path / "missing" / "x.npz", Signature({"a": 1}), [SentenceScores(np.zeros(1), np.ones(1, int))]
             )
+
+
+class TestGroups:
+    @pytest.mark.parametrize(("sentences", "groups"), [(1, 1), (7, 7), (1000, 1000), (1001, 1000), (3761, 1000)])
+    def test_hold_every_sentence_once_in_order(self, sentences: int, groups: int) -> None:
+        tokens = np.arange(1, sentences + 1)
+        (found,) = grouped([SentenceScores(-1.0 * tokens**2, tokens)])
+        assert len(found.tokens) == groups
+        ends = found.tokens.cumsum()
+        assert set(ends) <= set(tokens.cumsum())
+        assert ends[-1] == tokens.sum()
+        assert np.array_equal(found.log_probs.cumsum(), -1.0 * (tokens**2).cumsum()[np.isin(tokens.cumsum(), ends)])
+
+    def test_are_the_same_sentences_for_every_judge(self) -> None:
+        tokens = np.arange(1, 2_501)
+        runs = grouped([SentenceScores(-1.0 * tokens * scale, tokens) for scale in (1, 2)])
+        assert np.array_equal(2 * runs[0].log_probs, runs[1].log_probs)
+        assert np.array_equal(runs[0].tokens, runs[1].tokens)
+
+    def test_tell_as_much_of_the_spread_as_sentences(self) -> None:
+        source = np.random.default_rng(0)
+        tokens = source.integers(1, 40, size=20_000)
+        run = SentenceScores(-tokens * (5 + source.normal(size=20_000)), tokens)
+        widths = [high - low for low, high in (interval(run), interval(grouped([run])[0]))]
+        assert widths[0] == pytest.approx(widths[1], rel=0.15)
 
 
 class TestRows:
@@ -249,16 +275,13 @@ class TestDifferences:
         assert sum("says nothing about the next seed" in warning for warning in found.warnings) == 2
 
     def test_without_scores_of_sentences_there_is_none(self, results: Results) -> None:
-        (results.folder / "runs" / "table2" / "ptb-small-lebm-seed1" / "scores" / "kenlm5-rppl.npz").unlink()
+        (results.folder / "scores" / "ptb-small-lebm-seed1" / "kenlm5-rppl.npz").unlink()
         found = results.compared(against="sri")
         assert [each.metric for each in found.differences[0]] == ["fppl"]
         assert any("lebm − sri, RPPL: no interval: " in warning for warning in found.warnings)
 
     def test_scores_of_sentences_of_another_score_are_refused(self, results: Results) -> None:
-        scores = [
-            results.folder / "runs" / "table2" / f"ptb-small-lebm-seed{seed}" / "scores" / "kenlm5-rppl.npz"
-            for seed in (0, 1)
-        ]
+        scores = [results.folder / "scores" / f"ptb-small-lebm-seed{seed}" / "kenlm5-rppl.npz" for seed in (0, 1)]
         scores[0].write_bytes(scores[1].read_bytes())
         found = results.compared(against="sri")
         assert any("is not of the score in the result of ptb-small-lebm-seed0" in warning for warning in found.warnings)
@@ -309,7 +332,7 @@ class TestPublishedRows:
 
 class TestTheCommand:
     def test_writes_the_table(self, results: Results, command) -> None:
-        words = ["compare", *results.paths, "--against", "sri", "--runs", results.folder / "runs", "--resamples", "200"]
+        words = ["compare", *results.paths, "--against", "sri", "--resamples", "200"]
         done = command(*words, "--published", "--format", "markdown", "--output", results.folder / "table2.md")
         assert done.code == 0, done.err
         assert "warning: " in done.err

@@ -168,7 +168,6 @@ def compare(arguments: Sequence[str]) -> int:
             [systems.read_run(Path(path)) for path in chosen.files],
             against=chosen.against,
             published=chosen.published,
-            folder=Path(chosen.runs),
             resamples=chosen.resamples,
         )
     else:
