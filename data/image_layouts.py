@@ -69,7 +69,10 @@ def layout_of(container: Container) -> Layout:
     """
     paths = [name.split("/") for name in container.names() if is_image(name)]
     if not paths:
-        raise DataError(f"{container.describe()} holds no picture: no name in it ends in .jpg, .png or the like")
+        raise DataError(
+            f"{container.describe()} holds no picture: no name in it ends in .jpg, .png or the like (text in an archive "
+            "must be unpacked first)"
+        )
     depth = 0
     while all(len(path) > depth + 1 for path in paths) and len({path[depth] for path in paths}) == 1:
         if paths[0][depth].lower() in SPLIT_FOLDERS:

@@ -23,6 +23,7 @@ STEPS, EPOCH = 18, 6  # of the tiny configuration
 QUICK = ("--evaluation.active-unit-sentences", 0, "--evaluation.samples", 0)
 KINDS: dict[str, tuple[object, ...]] = {
     **{kind: ("--inference.kind", kind) for kind in METHODS if kind != "none"},
+    "diffusion-langevin": ("--inference.kind", "diffusion-langevin", "--optimiser.sampler-lr", 0.001),
     "batch": ("--generator.convolution.normalisation", "batch", "--optimiser.ema", 0.9),
     "gaussian": ("--prior.kind", "gaussian"),
     "aggressive": ("--inference.kind", "amortised", "--prior.kind", "gaussian", "--bound.aggressive-updates", 3),

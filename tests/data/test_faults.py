@@ -88,8 +88,12 @@ class TestText:
             archive.write(tmp_path / "a.txt", "a.txt")
         with tarfile.open(tmp_path / "mine.tar.gz", "w:gz") as archive:
             archive.add(tmp_path / "a.txt", "a.txt")
-        assert "mine.zip: not UTF-8 text but a zip archive; unpack it" in training("mine.zip")
-        assert "mine.tar.gz: not UTF-8 text but a tar archive; unpack it with tar" in training("mine.tar.gz")
+        for name in ("mine.zip", "mine.tar.gz"):
+            said = training(name)
+            assert f"{name} holds no picture" in said
+            assert "text in an archive must be unpacked first" in said
+        (tmp_path / "mine.zip").rename(tmp_path / "mine.txt")
+        assert "mine.txt: not UTF-8 text but a zip archive; unpack it" in training("mine.txt")
 
     @pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
     def test_a_damaged_archive(self, ending, pack, training, tmp_path):
