@@ -29,6 +29,8 @@ SAMPLES = 20
 LEARNING_CURVE_LINES = 10
 HELD_OUT_SENTENCES = 2000
 """At most so many sentences of valid and of test are scored, spread evenly, the same ones for every method."""
+LIKELIHOOD_SENTENCES = 200
+"""Of valid, whose marginal likelihood is estimated, spread evenly: 500 samples of z each cost as much as an epoch."""
 ACTIVE_UNIT_SENTENCES = 200
 CHECKPOINT_EVERY = 500
 """Learning steps between two checkpoints, beside those at the ends of epochs: what a crash costs at most."""
@@ -402,7 +404,8 @@ class Sitting:
             yield functools.partial(self._measure_figures, cell)
         model = ["--model", str(self.run_dir(cell)), *self._common]
         if self.likelihood and not (folder / LIKELIHOOD).exists():
-            yield functools.partial(self.run, "likelihood", [*model, "--output", str(folder / LIKELIHOOD)])
+            few = ["-n", str(LIKELIHOOD_SENTENCES), "--output", str(folder / LIKELIHOOD)]
+            yield functools.partial(self.run, "likelihood", [*model, *few])
         for protocol in self.protocols:
             if not self._is_measured(self._read_scores(cell, protocol), protocol):
                 for metric in METRICS:
