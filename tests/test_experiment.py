@@ -200,8 +200,8 @@ class TestACell:
         def with_likelihood(name: str, words: Sequence[str]) -> int:
             if name != "likelihood":
                 return commands(name, words)
-            assert list(words[list(words).index("-n") :][:2]) == ["-n", str(experiment.LIKELIHOOD_SENTENCES)]
-            Path(words[list(words).index("--output") + 1]).write_text('{"metric": "likelihood", "score": null}')
+            assert words[words.index("-n") + 1] == str(experiment.LIKELIHOOD_SENTENCES)
+            Path(words[words.index("--output") + 1]).write_text('{"metric": "likelihood", "score": null}')
             return 0
 
         assert sitting(folder, with_likelihood, likelihood=True).work_on(cell) == "done"
