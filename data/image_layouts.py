@@ -70,8 +70,8 @@ def layout_of(container: Container) -> Layout:
     paths = [name.split("/") for name in container.names() if is_image(name)]
     if not paths:
         raise DataError(
-            f"{container.describe()} holds no picture: no name in it ends in .jpg, .png or the like (text in an archive "
-            "must be unpacked first)"
+            f"{container.describe()} holds no picture: no name in it ends in .jpg, .png or the like (text in an "
+            "archive must be unpacked first)"
         )
     depth = 0
     while all(len(path) > depth + 1 for path in paths) and len({path[depth] for path in paths}) == 1:
