@@ -38,12 +38,13 @@ Places = tuple[tuple[str, ...], ...]
 FIGURES: dict[str, Places] = {
     "reconstruction NLL": (("test", "reconstruction_nll"),),
     "NLL, z from the prior": (("test", "prior_nll"),),
-    "marginal NLL": (("test", "nll"), ("likelihood", "score")),
+    "marginal NLL": (("likelihood", "score"), ("test", "nll")),
     "active units": (("valid", "active_units"),),
 }
-"""Columns beside FPPL and RPPL; NLL in nats a sentence."""
+"""Columns beside FPPL and RPPL; NLL in nats a sentence. A plain language model has the figure of `likelihood` too, of
+the same sentences as the other rows."""
 FIT: dict[str, Places] = {
-    "perplexity": (("test", "perplexity"), ("likelihood", "details", "perplexity")),
+    "perplexity": (("likelihood", "perplexity"), ("test", "perplexity")),
     "reconstruction NLL": (("test", "reconstruction_nll"),),
     "active units": (("valid", "active_units"),),
     "KL": (("test", "kl"),),

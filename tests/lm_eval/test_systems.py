@@ -172,6 +172,17 @@ class TestRows:
         assert "| real text | - | 141.19 | 141.19 |" in shown
         assert found["warnings"] == []
 
+    def test_the_marginal_nll_is_of_the_same_sentences_in_every_row(self, tmp_path: Path) -> None:
+        made = Results(tmp_path)
+        made.add("lebm", 0, likelihood={"score": 111.25, "perplexity": 160.5})
+        made.add("vae", 0, test={"nll": 99.0, "perplexity": 90.0}, likelihood={"score": 112.75, "perplexity": 170.5})
+        made.add("sri", 0, likelihood={"score": None, "perplexity": None})
+        shown = made.compared().render("markdown")
+        rows = {line.split("|")[1].strip(): line for line in shown.splitlines() if line.startswith("| ")}
+        assert "| 111.25 |" in rows["lebm"]
+        assert "| 112.75 |" in rows["vae"] and "99.00" not in rows["vae"]
+        assert "110.00 | - |" in rows["sri"]
+
     def test_mean_and_spread(self) -> None:
         assert mean_and_spread([]) == mean_and_spread([None]) == "-"
         assert mean_and_spread([2.0, None]) == "2.00"
