@@ -406,7 +406,8 @@ def resolve_images(
             `PoolChoice`).
 
     Raises:
-        DataError: there is no such set, class, folder or picture, or an argument is out of range; the message says what to do.
+        DataError: there is no such set, class, folder or picture, or an argument is out of range; the message says
+            what to do.
     """
     _check_arguments(size, crop, channels, max_images)
     if name in image_card_names():

@@ -22,6 +22,7 @@ COMMANDS = {
     "rppl": "measuring",
     "evaluate": "measuring",
     "likelihood": "likelihood",
+    "anomaly": "anomaly",
     "calibrate": "judges",
     "signature": "measuring",
     "compare": "measuring",
@@ -45,6 +46,7 @@ commands:
   rppl         reverse perplexity: real text under a language model of generated text
   evaluate     both, and what perplexity does not see, of one text or several, in one table
   likelihood   log p(x) of held-out sentences: a bound that can be believed, or no figure
+  anomaly      tell images of a class, or sentences, that a model has not learned from
   calibrate    what real text scores under each judge, beside known figures
   signature    explain a score's signature, or say whether two scores compare
   compare      put scores into tables, those that compare side by side
