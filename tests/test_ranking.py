@@ -106,12 +106,14 @@ def test_what_cannot_be_ranked(scores, positive):
         Ranking(np.array(scores), np.array(positive))
 
 
-class TestBootstrap:
-    source = np.random.default_rng(1)
+def two_rankings():
+    """100 of 400 samples are positive, and score higher by a standard deviation."""
     positive = np.arange(400) < 100
-    rankings = tuple(
-        Ranking(noise + positive, positive) for noise in (source.normal(size=400), source.normal(size=400))
-    )
+    return [Ranking(noise + positive, positive) for noise in np.random.default_rng(1).normal(size=(2, 400))]
+
+
+class TestBootstrap:
+    rankings = two_rankings()
 
     def test_it_is_centred_on_the_mean_and_as_wide_as_theory_says(self):
         drawn = resampled(self.rankings[:1], Ranking.auroc, 600, 0)

@@ -148,7 +148,7 @@ class TestClasses:
 
     @pytest.mark.parametrize("name", ["10", "lion", "-1", ""])
     def test_another_is_an_error_that_names_them(self, name, digits):
-        with pytest.raises(DataError, match="no class .*its classes: 0, 1, 2"):
+        with pytest.raises(DataError, match=r"no class .*its classes: 0, 1, 2"):
             resolve_images("mnist", digits, exclude_class=name)
 
     def test_images_without_classes_have_none_to_leave_out(self, write, tmp_path):
