@@ -249,7 +249,7 @@ def work_on(cell: Cell, settings: Config, sitting: Sitting) -> tuple[Test, list[
     config = cell.config(settings)
     corpus = ImageMaterial.resolve(config)
     test, run_dir = Test.of(corpus), sitting.runs / cell.name
-    found = []
+    found: list[EpochScores] = []
     for epoch in range(max(1, config.epochs - sitting.last + 1), config.epochs + 1):
         scored = kept(run_dir, epoch, test.digest, sitting.samples)
         if scored is None and _train_to(epoch, config, corpus, run_dir, sitting):
