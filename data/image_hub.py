@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,15 @@ class HubPictures:
         if self.label_column is not None and (label is None or label < 0):
             raise DataError(f"{where}: no label in the column {self.label_column}")
         return Picture(where, _content(values[self.image_column], where), label)
+
+    def label(self, row: int) -> int | None:
+        """The class of one row."""
+        return None if self._labels is None else self._labels[row]
+
+    @cached_property
+    def _labels(self) -> list[int | None] | None:
+        """Of all rows: a column is read without its pictures."""
+        return None if self.label_column is None else list(self.rows[self.label_column])
 
     def fingerprint(self, row: int) -> bytes:
         """Of the picture's bytes."""

@@ -1,6 +1,8 @@
 """Sources of pictures: published arrays, files in folders and archives, and whatever else answers the same."""
 
+import bisect
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,9 @@ class Pictures(Protocol):
 
     def fingerprint(self, row: int) -> bytes:
         """A hash of its content as it is stored: equal pictures have equal ones."""
+
+    def label(self, row: int) -> int | None:
+        """Its class, without a look at its pixels; None: it has none."""
 
 
 class ImageSource(Protocol):
@@ -87,6 +92,10 @@ class ArrayPictures:
     def fingerprint(self, row: int) -> bytes:
         """Of its pixels."""
         return fingerprint(self.images.pixels[row].tobytes())
+
+    def label(self, row: int) -> int:
+        """The class of one row."""
+        return int(self.images.labels[row])
 
 
 @dataclass(frozen=True)
@@ -180,6 +189,10 @@ class FilePictures:
         """Of the file's bytes."""
         return fingerprint(self.container.read(self.chosen[row][0]))
 
+    def label(self, row: int) -> int | None:
+        """The class that the file's folder says."""
+        return self.numbers.get(self.chosen[row][1])
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -217,3 +230,64 @@ class ImageFiles:
         if not self._chosen:
             raise DataError(f"{self.describe()}: no picture in it")
         return FilePictures(self.container, self._chosen, {name: n for n, name in enumerate(self.class_names)})
+
+
+# ---- several as one
+
+
+@dataclass(frozen=True, eq=False)
+class PooledPictures:
+    """The pictures of several sources, one after the other."""
+
+    parts: tuple[Pictures, ...]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(itertools.accumulate(map(len, self.parts)))
+
+    def _at(self, row: int) -> tuple[Pictures, int]:
+        """The part that a picture is in, and its row there."""
+        number = bisect.bisect_right(self._ends, row)
+        return self.parts[number], row - (self._ends[number - 1] if number else 0)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def picture(self, row: int) -> Picture:
+        """One of them."""
+        part, place = self._at(row)
+        return part.picture(place)
+
+    def fingerprint(self, row: int) -> bytes:
+        """Of its content."""
+        part, place = self._at(row)
+        return part.fingerprint(place)
+
+    def label(self, row: int) -> int | None:
+        """Its class."""
+        part, place = self._at(row)
+        return part.label(place)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Several sources as one; their classes are the same."""
+
+    parts: tuple[ImageSource, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the first part."""
+        return self.parts[0].class_names
+
+    def describe(self) -> str:
+        """All of them."""
+        return " and ".join(dict.fromkeys(part.describe() for part in self.parts))
+
+    def digest(self) -> str:
+        """Of all of them, in order."""
+        return combined(*(part.digest() for part in self.parts))
+
+    def read(self) -> PooledPictures:
+        """All pictures."""
+        return PooledPictures(tuple(part.read() for part in self.parts))

@@ -6,8 +6,8 @@ for rows in image_batches(len(train), 100, seed=0, epoch=0):
     x = train.batch(rows).to(device)
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from textebm.data.image_cards import ImageCard, fetch, image_card_names, load_im
 from textebm.data.image_decoding import CROPS, Crop, Fitting, is_coloured, opened
 from textebm.data.image_files import ARCHIVE_ENDINGS, FolderFiles, is_image, open_container
 from textebm.data.image_layouts import find, folder_sources
-from textebm.data.image_sources import ImageSource, Pictures, combined
+from textebm.data.image_sources import ImageSource, Pictures, Pool, combined
 from textebm.data.registry import HOLD_OUT_SHARES, SPLITS, TEXT_NAME, Split, held_out_part
 from textebm.data.sources import HUB_PREFIX
 from textebm.errors import DataError
@@ -33,6 +33,7 @@ __all__ = [
     "ImageCorpus",
     "ImageReport",
     "ImageShape",
+    "class_number",
     "image_batches",
     "is_image_data",
     "resolve_images",
@@ -40,6 +41,8 @@ __all__ = [
 
 HOLD_OUT_SEED = 0
 """Of the permutations that draw valid out of a published training set, and the images that `max_images` leaves."""
+TRAINED_SHARE = 0.8
+"""Of the images that are pooled, those that are train and valid."""
 LARGEST_SIDE = 1024
 """Pixels; larger images are beyond what this model is for."""
 
@@ -117,12 +120,14 @@ class Choice:
             hash of each picture's content says its split, as of sentences: one in twenty valid, one in twenty test.
         apart: the splits that are told apart so.
         limit: how many it takes at most, drawn by a fixed permutation, in the source's order.
+        without: number of a class whose pictures it leaves out.
     """
 
     shares: frozenset[Split] | None = None
     held_out: int | None = None
     apart: frozenset[Split] = frozenset()
     limit: int | None = None
+    without: int | None = None
 
     def of(self, pictures: Pictures, where: str) -> npt.NDArray[np.int64]:
         """The rows, ascending.
@@ -142,9 +147,10 @@ class Choice:
                 f"{where} is too small to hold out of it: none of its {n:,} pictures falls to {named} (one in "
                 f"{HOLD_OUT_SHARES} goes to valid, one to test). Give folders train, valid and test instead"
             )
-        if self.limit is not None and self.limit < len(rows):
-            rows = rows[np.sort(permuted(np.arange(self.limit), len(rows), HOLD_OUT_SEED, 1))]
-        return rows
+        if self.without is not None:
+            rows = rows[[pictures.label(row) != self.without for row in rows.tolist()]]
+            _require_pictures(rows, f"{where}: no picture of another class than the one that is left out")
+        return _limited(rows, self.limit)
 
     def _drawn(self, n: int) -> frozenset[int]:
         """The rows that are valid; at most half of the source, so that a small copy of it can be used."""
@@ -160,7 +166,70 @@ class Choice:
     def plain(self) -> list[object]:
         """What decides the rows, for a digest."""
         shares = None if self.shares is None else sorted(self.shares)
-        return [shares, self.held_out, sorted(self.apart), self.limit, HOLD_OUT_SHARES, HOLD_OUT_SEED]
+        without = [] if self.without is None else [{"without": self.without}]
+        return [shares, self.held_out, sorted(self.apart), self.limit, HOLD_OUT_SHARES, HOLD_OUT_SEED, *without]
+
+
+@dataclass(frozen=True)
+class PoolChoice:
+    """Which of all pictures of a set a split takes, whatever splits they were published in.
+
+    80 % of the pictures, drawn by a fixed permutation, are train, and the other 20 % test: of those outside the class
+    `without`, whose own pictures are all in test. One in twenty of the 80 % is valid. It is the split of anomaly
+    detection on MNIST (Zenati et al. 2018, and those who compare with them).
+
+    Args:
+        split: which one.
+        whole_train: whether train keeps the pictures that are valid too.
+        limit: how many it takes at most, drawn by a fixed permutation, in order.
+        without: number of the class that is not trained on; None: there is none.
+    """
+
+    split: Split
+    whole_train: bool = False
+    limit: int | None = None
+    without: int | None = None
+
+    def of(self, pictures: Pictures, where: str) -> npt.NDArray[np.int64]:
+        """The rows, ascending.
+
+        Raises:
+            DataError: there is none.
+        """
+        rows = np.arange(len(pictures))
+        left_out = np.zeros(len(rows), dtype=bool)
+        if self.without is not None:
+            left_out = np.array([pictures.label(row) == self.without for row in rows.tolist()], dtype=bool)
+        others = rows[~left_out]
+        _require_pictures(others, f"{where}: no picture of another class than the one that is left out")
+        drawn = others[permuted(np.arange(len(others)), len(others), HOLD_OUT_SEED, 0)]
+        trained = int(TRAINED_SHARE * len(drawn))
+        valid = max(1, trained // HOLD_OUT_SHARES)
+        parts: dict[Split, npt.NDArray[np.int64]] = {
+            "train": drawn[0 if self.whole_train else valid : trained],
+            "valid": drawn[:valid],
+            "test": np.concatenate([drawn[trained:], rows[left_out]]),
+        }
+        found = np.sort(parts[self.split])
+        _require_pictures(found, f"{where} is too small: none of its {len(rows):,} pictures falls to {self.split}")
+        return _limited(found, self.limit)
+
+    def plain(self) -> list[object]:
+        """What decides the rows, for a digest."""
+        shares = [TRAINED_SHARE, HOLD_OUT_SHARES, HOLD_OUT_SEED]
+        return ["pool", self.split, self.whole_train, self.limit, self.without, *shares]
+
+
+def _require_pictures(rows: npt.NDArray[np.int64], otherwise: str) -> None:
+    if not len(rows):
+        raise DataError(otherwise)
+
+
+def _limited(rows: npt.NDArray[np.int64], limit: int | None) -> npt.NDArray[np.int64]:
+    """At most so many of the rows, drawn by a fixed permutation, in order."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return rows[np.sort(permuted(np.arange(limit), len(rows), HOLD_OUT_SEED, 1))]
 
 
 @dataclass(frozen=True)
@@ -180,6 +249,10 @@ class ImageCorpus:
     whole_train: bool = False
     """Whether train keeps the images that are valid too."""
     skip_bad: bool = False
+    excluded: int | None = None
+    """Number of the class that is left out of train and valid."""
+    pool: bool = False
+    """Whether `sources` has all images as train, of which each split takes its own (see `PoolChoice`)."""
     _digests: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
     """Of sources by their identity: each is read once for it."""
 
@@ -206,13 +279,17 @@ class ImageCorpus:
         """What messages call the place where the pictures of a split lie."""
         return self.source(split).describe()
 
-    def choice(self, split: Split) -> Choice:
+    def choice(self, split: Split) -> Choice | PoolChoice:
         """Which pictures of its source a split takes."""
         limit = self.max_images if split == "train" else None
+        if self.pool:
+            return PoolChoice(split, self.whole_train, limit, self.excluded)
+        without = self.excluded if split != "test" else None
         if not self.held_out or (split in self.sources and split != "train"):
-            return Choice(limit=limit)
+            return Choice(limit=limit, without=without)
         shares: set[Split] = {split, "valid"} if split == "train" and self.whole_train else {split}
-        return Choice(frozenset(shares), self.card.held_out if self.card else None, frozenset(self.held_out), limit)
+        held_out = self.card.held_out if self.card else None
+        return Choice(frozenset(shares), held_out, frozenset(self.held_out), limit, without)
 
     def digest(self, split: Split) -> str:
         """SHA-256, as hexadecimal digits, of what decides the images of a split: the same wherever they lie.
@@ -304,6 +381,8 @@ def resolve_images(
     skip_bad: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    exclude_class: str | None = None,
+    pool: bool = False,
 ) -> ImageCorpus:
     """The set of images that `name` means.
 
@@ -322,16 +401,21 @@ def resolve_images(
         skip_bad: whether pictures that cannot be decoded are left out and counted; else one is an error.
         image_column: of a data set; default: its only one of images.
         label_column: of a data set; default: its only one of class labels, if it has one.
+        exclude_class: name or number of a class that is left out of train and valid, and stays in test.
+        pool: whether the images of all splits are taken together, and train, valid and test drawn from them anew (see
+            `PoolChoice`).
 
     Raises:
-        DataError: there is no such set, folder or picture, or an argument is out of range; the message says what to do.
+        DataError: there is no such set, class, folder or picture, or an argument is out of range; the message says
+            what to do.
     """
     _check_arguments(size, crop, channels, max_images)
     if name in image_card_names():
         card = load_image_card(name)
         shape = ImageShape(channels or card.channels, size or card.size, size or card.size)
         fitting = Fitting(shape, crop or card.crop)
-        return ImageCorpus(name, _published(card, data_dir), fitting, card, max_images, whole_train, skip_bad)
+        plain = ImageCorpus(name, _published(card, data_dir), fitting, card, max_images, whole_train, skip_bad)
+        return _arranged(plain, exclude_class, pool)
     if name.startswith(HUB_PREFIX):
         from textebm.data import image_hub
 
@@ -345,7 +429,37 @@ def resolve_images(
             )
         short, sources = path.resolve().name.split(".")[0] or "images", folder_sources(open_container(path))
     fitting = _fitting(sources["train"], size, crop or "centre", channels)
-    return ImageCorpus(short, sources, fitting, None, max_images, whole_train, skip_bad)
+    plain = ImageCorpus(short, sources, fitting, None, max_images, whole_train, skip_bad)
+    return _arranged(plain, exclude_class, pool)
+
+
+def _arranged(corpus: ImageCorpus, exclude_class: str | None, pool: bool) -> ImageCorpus:
+    """A set of images with one class left out of train and valid, or with splits drawn anew; or as it is."""
+    excluded = None if exclude_class is None else class_number(exclude_class, corpus.class_names, corpus.name)
+    sources = corpus.sources
+    if pool:
+        sources = {"train": Pool(tuple(sources[split] for split in SPLITS if split in sources))}
+    return replace(corpus, sources=sources, excluded=excluded, pool=pool)
+
+
+def class_number(named: str, classes: Sequence[str], where: str) -> int:
+    """The number of a class.
+
+    Args:
+        named: its name, or else its number.
+        classes: names of class 0, 1, ...
+        where: what messages call the images.
+
+    Raises:
+        DataError: there is no such class, or there are none at all.
+    """
+    if not classes:
+        raise DataError(f"{where} has no classes, and {named!r} is to be one: folders of the classes' names make some")
+    if named in classes:
+        return list(classes).index(named)
+    if named.isdecimal() and int(named) < len(classes):
+        return int(named)
+    raise DataError(f"{where} has no class {named!r}; its classes: {', '.join(classes)}")
 
 
 def _is_folder(path: Path) -> bool:

@@ -17,7 +17,8 @@ KNOWN: dict[str, tuple[Weight, str]] = {
         "decisive",
         "fppl: generated text under a model of real text; rppl: real text under a model of generated text; real-row: "
         "real text under a model of real text; marginal-nll: −log p(x) of real text under a model, a sentence, in "
-        "nats; fid: Fréchet distance of images' features, the published Inception's; frechet-…: of another network's",
+        "nats; fid: Fréchet distance of images' features, the published Inception's; frechet-…: of another network's; "
+        "auprc: area under the precision–recall curve of anomalies",
     ),
     "data": ("decisive", "name of the real corpus"),
     "train": ("decisive", "first digits of the SHA-256 of the real training split's sentences"),
@@ -90,6 +91,15 @@ KNOWN: dict[str, tuple[Weight, str]] = {
     "features": ("decisive", "network that gives images' features, and its layer"),
     "weights": ("decisive", "first digits of the SHA-256 of that network's file of weights"),
     "preprocessing": ("decisive", "how images are resized and scaled for that network"),
+    "anomaly": ("decisive", "the class that no model was trained on, or the file of anomalous sentences"),
+    "anomaly-split": (
+        "decisive",
+        "A: train is 80 % of all images of the other classes, test the rest of them and all of that class; B: the "
+        "published splits, without that class in train",
+    ),
+    "ranked-by": ("decisive", "what anomalies are told by; joint: −log p(x, z) up to a constant, z a posterior sample"),
+    "last-epochs": ("decisive", "epochs at the end of training over which the score is a mean"),
+    "run-seeds": ("uncertainty", "seeds of the training runs whose mean score this is"),
     "version": ("implementation", "version of textebm"),
 }
 """What each key says. A key that is not here is decisive."""

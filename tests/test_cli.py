@@ -24,7 +24,7 @@ from textebm.lm_eval import protocols
 
 COMMANDS = [
     *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate"),
-    *("likelihood", "fid", "calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
+    *("likelihood", "fid", "anomaly", "calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
 ]
 
 

@@ -456,6 +456,11 @@ class ImagesConfig:
     """Column of a hub data set that holds the images (default: its only one of images)."""
     label_column: str | None = None
     """Column of a hub data set that holds class labels (default: its only one, if it has one)."""
+    exclude_class: str | None = None
+    """Name or number of a class that is left out of train and valid, and stays in test: the anomaly to be detected."""
+    pool: bool = False
+    """Take the images of all splits together, and draw 80 % of them for train and 20 % for test; of exclude_class, all
+    for test."""
 
     def __post_init__(self) -> None:
         for key in ("size", "max_images"):

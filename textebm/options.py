@@ -509,6 +509,72 @@ class Experiment(DeviceOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class Anomaly(DeviceOptions):
+    """Tell images of a class that no model was trained on, or sentences of another kind: area under the
+    precision-recall curve (AUPRC), anomalies being positive.
+
+    The score of x is -log p(x, z) up to a constant, z a posterior sample by the chain of training. Of images a model is
+    trained for each class, split and seed, and scored at the end of each of its last epochs; the figure is their mean.
+    What is done is not done again: the same command goes on. The settings are those of the preset DATA-anomaly, else
+    DATA; single ones are overridden by name, as for textebm train.
+
+    examples:
+      textebm anomaly --data mnist --held-out 1
+      textebm anomaly --data mnist --held-out all --splits A --seeds 3 --output anomaly.json
+      textebm anomaly --data cifar10 --config cifar10-small --held-out cat --epochs 20 --plot plots
+      textebm anomaly --model runs/anomaly-mnist/A-class-1-seed-0 --samples 10
+      textebm anomaly --data snli --anomalies other.txt --model runs/snli
+    """
+
+    settings: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = dataclasses.field(
+        default_factory=Config
+    )
+    """What decides the outcome of each run (with --model: its own)."""
+    held_out: tuple[str, ...] = ()
+    """Classes of images, by name or number, each held out of training by itself; all: every class."""
+    anomalies: str | None = None
+    """Text file of anomalous sentences, one a line, to be told from the test split (with --model)."""
+    model: str | None = None
+    """Run folder or model folder that is scored, its newest checkpoint, and nothing is trained."""
+    config: str | None = None
+    """Preset or file that the settings start from."""
+    method: str | None = None
+    """Which row of the comparison: settings laid over the preset's, as for textebm train."""
+    splits: tuple[Literal["A", "B"], ...] = ("A", "B")
+    """A: all published splits pooled, 80 % of the other classes for training, the rest and all of the class that is
+    held out for test; B: the published splits. Each needs runs of its own."""
+    seeds: int = 1
+    """Runs of each class and split, with seeds from --seed on."""
+    last: int = 10
+    """Epochs at the end of a run that are scored."""
+    samples: int = 1
+    """Posterior samples of each image or sentence, over which the score is a mean."""
+    per_token: bool = False
+    """Divide a sentence's score by its tokens, end of sentence included."""
+    run_dir: str | None = None
+    """Folder of the run folders (default: runs/anomaly-DATA)."""
+    max_minutes: float | None = None
+    """End this sitting after so many minutes; the next one goes on."""
+    resamples: int = 1000
+    """Resampled tests behind each interval."""
+    plot: str | None = None
+    """Folder to draw histograms of scores and precision-recall curves into, with their numbers as JSON."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object, or tables for people, with published figures beside."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "last", "samples", "resamples"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"{name} is {value}: it must be at least 1")
+        if not self.splits:
+            raise ConfigError("splits is empty: it must name A, B or both")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ConfigError(f"max_minutes is {self.max_minutes}: it must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
 class Calibrate(DeviceOptions):
     """What real text scores under each judge, beside the known figures: a judge that misses them is another judge.
 

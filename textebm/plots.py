@@ -1,6 +1,7 @@
 """Pictures of a run, drawn from its log."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,8 @@ def learning_curves(run_dir: Path, output: Path) -> None:
         CheckpointError: the run has no readable log, or nothing was logged yet.
         UsageError: matplotlib is not installed, or cannot write such a file.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UsageError("plots need matplotlib: pip install 'textebm[plot]'") from None
+    require_matplotlib()
+    import matplotlib
     from matplotlib.figure import Figure
 
     lines = read_log(run_dir)
@@ -53,10 +52,66 @@ def learning_curves(run_dir: Path, output: Path) -> None:
             _draw_latent(figure.subplots(1, 3), train, valid)
         for axes in figure.axes:
             axes.legend(frameon=False, fontsize=8)
-        try:
-            figure.savefig(output, dpi=150)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{output} cannot be written: {error}") from None
+        _save(figure, output)
+
+
+def anomalies(found: dict[str, Any], folder: Path, name: str) -> None:
+    """Draw the scores of normal and anomalous samples, and the precision–recall curve.
+
+    Args:
+        found: the numbers (see `anomaly.curves`).
+        folder: where NAME-scores.png and NAME-precision-recall.png are written.
+        name: of the files.
+
+    Raises:
+        UsageError: matplotlib is not installed, or the folder cannot be written.
+    """
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False}):
+        for ending, draw in (("scores", _draw_scores), ("precision-recall", _draw_precision_recall)):
+            figure = Figure(figsize=(4.4, 3.6), layout="constrained")
+            axes = figure.subplots()
+            draw(axes, found)
+            axes.legend(frameon=False, fontsize=8)
+            _save(figure, folder / f"{name}-{ending}.png")
+
+
+def _draw_scores(axes: Any, found: dict[str, Any]) -> None:  # noqa: ANN401
+    """Share of the normal, and of the anomalous samples, in each bar."""
+    edges = found["histogram"]["edges"]
+    for side, colour in (("normal", "tab:blue"), ("anomalous", "tab:red")):
+        counts = found["histogram"][side]
+        shares = [count / sum(counts) for count in counts]
+        axes.stairs(shares, edges, fill=True, alpha=0.5, color=colour, label=f"{side} ({sum(counts):,})")
+    axes.set(title="scores in the test", xlabel="−log p(x, z), nats, up to a constant", ylabel="share")
+
+
+def _draw_precision_recall(axes: Any, found: dict[str, Any]) -> None:  # noqa: ANN401
+    """Precision over recall, and what chance would give."""
+    curve, base_rate = found["precision_recall"], found["base_rate"]
+    axes.plot(curve["recall"], curve["precision"], color="tab:blue", label="anomalies by score")
+    axes.axhline(base_rate, color="tab:grey", linestyle="--", label=f"chance ({base_rate:.3f})")
+    axes.set(title="precision and recall", xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+
+
+def require_matplotlib() -> None:
+    """Check that pictures can be drawn.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if find_spec("matplotlib") is None:
+        raise UsageError("plots need matplotlib: pip install 'textebm[plot]'")
+
+
+def _save(figure: Any, output: Path) -> None:  # noqa: ANN401
+    try:
+        figure.savefig(output, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{output} cannot be written: {error}") from None
 
 
 def _draw_perplexity(axes: Any, valid: list[dict[str, Any]]) -> None:  # noqa: ANN401

@@ -75,7 +75,7 @@ def train(arguments: Sequence[str]) -> int:
     corpus = _corpus(config)
     device = choose_device(chosen.device)
     say(f"settings: {run_dir / 'config.json' if resume else origin}; run folder: {run_dir}")
-    with _interrupts() as interrupted, VIEWS[config.generator.kind]() as view:
+    with interrupts() as interrupted, VIEWS[config.generator.kind]() as view:
         limits = training.Limits(
             chosen.max_epochs, chosen.max_steps, chosen.max_minutes, chosen.checkpoint_every, lambda: interrupted() > 0
         )
@@ -126,7 +126,7 @@ def _run_folder(chosen: options.Train) -> tuple[Path, bool]:
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], int]]:
+def interrupts() -> Iterator[Callable[[], int]]:
     """Count SIGINT and SIGTERM instead of dying of them; a second one is an ordinary interrupt again."""
     count = 0
 

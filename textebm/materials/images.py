@@ -54,6 +54,8 @@ class ImageMaterial(Material):
             skip_bad=wanted.skip_bad,
             image_column=wanted.image_column,
             label_column=wanted.label_column,
+            exclude_class=wanted.exclude_class,
+            pool=wanted.pool,
         )
 
     @classmethod

@@ -1,0 +1,471 @@
+"""Anomaly detection: what a model gives little probability to, it has not learned from.
+
+The score of x is −log p(x, z) at a posterior sample z, up to a constant: energy(z) + ‖z‖²/2σ² − log p(x|z), in nats.
+Left out are the prior's log Z and the Gaussian's ½ d log 2πσ², the same for every x. A larger score is more anomalous.
+Source: Pang et al., NeurIPS 2020, section 4.4, after Zenati et al. 2018 and Kumar et al. 2019: a class of images is
+held out of training, and is to be told from the others by the area under the precision–recall curve. A figure is the
+mean over the last ten epochs of training, whose scores are kept in the run folder:
+
+    RUN/anomaly/epoch-N.safetensors   the parts of each test image's score
+    RUN/anomaly/epoch-N.json          what they are of; written last, so what has one is whole
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from textebm import checkpoint, ranking, training
+from textebm.config import Config
+from textebm.data.dataset import Dataset
+from textebm.data.images import EncodedImages, ImageCorpus, class_number
+from textebm.errors import CheckpointError, DataError, UsageError
+from textebm.materials.images import ImageMaterial
+from textebm.model.inference import Request
+from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
+from textebm.model.random import stream
+
+Split = Literal["A", "B"]
+"""A: the images of all published splits; 80 % of those of the other classes are train, and test is the rest and all of
+the class that is held out. B: the published splits, without that class in train; test is the published one."""
+
+METRIC = "auprc"
+BATCH = 256
+"""Samples scored at once; part of what a seed means, since each batch has its own random streams."""
+LAST_EPOCHS = 10
+"""Over which the published figures are means."""
+FORMAT = 1
+"""Of kept scores."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """The parts of −log p(x, z) of each sample of x, means over its posterior samples, in nats.
+
+    energy: (samples,) −f(z). gaussian: (samples,) ‖z‖²/2σ². nll: (samples,) −log p(x|z).
+    """
+
+    energy: NDArray[np.float64]
+    gaussian: NDArray[np.float64]
+    nll: NDArray[np.float64]
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """(samples,) the score: a larger one is more anomalous."""
+        return self.energy + self.gaussian + self.nll
+
+    @property
+    def parts(self) -> dict[str, NDArray[np.float64]]:
+        """Each part by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def score(
+    model: LatentEBM, data: Dataset, seed: int, samples: int = 1, watch: Callable[[int], object] = lambda done: None
+) -> Scores:
+    """Score samples of x, images or sentences, in the order of the data.
+
+    Args:
+        model: the model, on its device.
+        data: what is scored.
+        seed: of the posterior chains.
+        samples: posterior samples of each x, by as many chains of training; the score is their mean (published: 1).
+        watch: told how many samples of x are just done.
+    """
+    rows = np.arange(len(data), dtype=np.int64)
+    found = np.empty((3, len(rows)))
+    for number, places in enumerate(data.groups(rows, BATCH)):
+        found[:, places] = _score_batch(model, data, places, seed, number, samples).cpu().numpy()
+        watch(len(places))
+    return Scores(*found)
+
+
+def _score_batch(
+    model: LatentEBM, data: Dataset, places: NDArray[np.int64], seed: int, number: int, samples: int
+) -> torch.Tensor:
+    """(3, batch) the parts of the scores of one batch, in float64."""
+    x = data.batch(places).to(model.device)
+    total = torch.zeros(3, len(places), dtype=torch.float64, device=model.device)
+    with torch.no_grad():
+        conditioned = model.condition(x)
+        for sample in range(samples):
+            if model.config.prior.dimensions:
+                noise = stream(seed, "anomaly", number, sample, device=model.device)
+                z = model.posterior(Request(x, conditioned, model.config.inference, noise)).z
+            else:  # a plain language model: its likelihood is exact
+                z = model.prior.origin.expand(len(places), -1)
+            gaussian = z.double().square().sum(1) / (2 * model.config.prior.sigma**2)
+            total += torch.stack([model.energy(z).double(), gaussian, -conditioned.log_prob(z).double()])
+    return total / samples
+
+
+# ---- one class held out of images
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What one run is for: a split, the class that is held out, and the run's seed."""
+
+    split: Split
+    held_out: str
+    """The class's name."""
+    number: int
+    """The class's number."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its run folder."""
+        return f"{self.split}-class-{self.number}-seed-{self.seed}"
+
+    def config(self, settings: Config) -> Config:
+        """The settings of its run: those given, with its class left out of its split, and its seed."""
+        images = dataclasses.replace(settings.images, exclude_class=self.held_out, pool=self.split == "A")
+        return dataclasses.replace(settings, images=images, seed=self.seed)
+
+
+def cells(settings: Config, held_out: Sequence[str], splits: Sequence[Split], seeds: int) -> list[Cell]:
+    """The runs that a table is made of: every split, class and seed.
+
+    Args:
+        settings: of all of them.
+        held_out: names or numbers of classes; `all` is every class.
+        splits: A, B, or both.
+        seeds: runs of each, with seeds from that of the settings on.
+
+    Raises:
+        DataError: there is no such class, or the images have none.
+        UsageError: no class is named, or the settings are of a model of text.
+    """
+    if settings.generator.kind != "convolutional":
+        raise UsageError(
+            "a class is held out of images, and the settings are of a model of text: name a run with --model, and "
+            "anomalous sentences with --anomalies"
+        )
+    corpus = ImageMaterial.resolve(settings)
+    names = list(corpus.class_names) if list(held_out) == ["all"] else list(held_out)
+    if not names:
+        raise UsageError("--held-out names the class to be detected, or all")
+    numbers = dict.fromkeys(class_number(name, corpus.class_names, corpus.name) for name in names)
+    return [
+        Cell(split, corpus.class_names[number], number, settings.seed + seed)
+        for split in dict.fromkeys(splits)
+        for number in numbers
+        for seed in range(seeds)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Test:
+    """What is scored: the test split of a run.
+
+    images: the split. anomalous: (images,) whether each is of the class that is held out. digest: of both.
+    """
+
+    images: EncodedImages
+    anomalous: NDArray[np.bool_]
+    digest: str
+
+    @staticmethod
+    def of(corpus: ImageCorpus) -> "Test":
+        """The test split of images with a class held out.
+
+        Raises:
+            DataError: it lacks images of the class, or of others.
+        """
+        images = corpus.encoded("test")
+        if images.labels is None or corpus.excluded is None:
+            raise DataError(f"{corpus.name}: no class is held out of it (images.exclude_class)")
+        anomalous = images.labels == corpus.excluded
+        if anomalous.all() or not anomalous.any():
+            missing = "other classes than" if anomalous.all() else "the class"
+            named = corpus.class_names[corpus.excluded]
+            raise DataError(f"{corpus.name}: the test split holds no image of {missing} {named}, so nothing is told")
+        return Test(images, anomalous, f"{images.report.digest[:12]}-{corpus.excluded}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochScores:
+    """The scores of a run at the end of an epoch."""
+
+    epoch: int
+    step: int
+    scores: Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Sitting:
+    """How runs are worked on: where, how long, how they are scored, and who watches.
+
+    Args:
+        runs: folder of their run folders.
+        device: where to compute.
+        samples: posterior samples of each image.
+        last: epochs at the end of a run that are scored.
+        deadline: of `time.monotonic`, at which training stops; None: none.
+        stop: asked around every step; true ends the sitting.
+        observer: who watches the training.
+        watch: told how many images are just scored.
+    """
+
+    runs: Path
+    device: torch.device
+    samples: int = 1
+    last: int = LAST_EPOCHS
+    deadline: float | None = None
+    stop: Callable[[], bool] = lambda: False
+    observer: training.Observer = dataclasses.field(default_factory=training.Silent)
+    watch: Callable[[int], object] = lambda done: None
+
+    @property
+    def minutes(self) -> float | None:
+        """What is left of it."""
+        return None if self.deadline is None else max((self.deadline - time.monotonic()) / 60, 1e-9)
+
+    def is_over(self) -> bool:
+        """Whether nothing is to be begun any more."""
+        return self.stop() or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+
+def work_on(cell: Cell, settings: Config, sitting: Sitting) -> tuple[Test, list[EpochScores]] | None:
+    """Train the run of a cell, and score it at the end of each of its last epochs; what is done is not done again.
+
+    A run stops for each of these epochs and goes on from its checkpoint, so it is the run that `textebm train` makes.
+    An epoch that a run has left behind unscored cannot be scored any more; it is not among what is returned.
+
+    Returns:
+        What was scored, and the scores of each epoch; None where the sitting ended before the run.
+
+    Raises:
+        DataError, CheckpointError, DivergenceError: see `training.train`.
+    """
+    config = cell.config(settings)
+    corpus = ImageMaterial.resolve(config)
+    test, run_dir = Test.of(corpus), sitting.runs / cell.name
+    found: list[EpochScores] = []
+    for epoch in range(max(1, config.epochs - sitting.last + 1), config.epochs + 1):
+        scored = kept(run_dir, epoch, test.digest, sitting.samples)
+        if scored is None and _train_to(epoch, config, corpus, run_dir, sitting):
+            scored = score_checkpoint(run_dir, test, sitting)
+            keep(run_dir, scored, test.digest, sitting.samples)
+        elif scored is None and sitting.is_over():
+            return None
+        found += [] if scored is None else [scored]
+    if not found:
+        raise CheckpointError(f"{run_dir} has left its last epochs behind, and none was scored: name another --run-dir")
+    return test, found
+
+
+def _train_to(epoch: int, config: Config, corpus: ImageCorpus, run_dir: Path, sitting: Sitting) -> bool:
+    """Train a run to the end of an epoch; whether it stands there."""
+    if _position(run_dir) < (epoch, 0) and not sitting.is_over():
+        limits = training.Limits(max_epochs=epoch, max_minutes=sitting.minutes, stop=sitting.stop)
+        training.train(config, corpus, run_dir, limits, sitting.device, resume=True, observer=sitting.observer)
+    return _position(run_dir) == (epoch, 0)
+
+
+def _position(run_dir: Path) -> tuple[int, int]:
+    """Epochs that the last checkpoint of a run has finished, and batches of the next one; (0, 0): there is none."""
+    last = checkpoint.pointed_at(run_dir, "last")
+    if last is None:
+        return 0, 0
+    progress = checkpoint.read_run(last)[1]
+    return progress.epoch, progress.batch
+
+
+def score_checkpoint(run_dir: Path, test: Test, sitting: Sitting) -> EpochScores:
+    """Score the newest checkpoint of a run; never the best one.
+
+    Args:
+        run_dir: the run folder, or a model folder.
+        test: what is scored.
+        sitting: how.
+    """
+    folder = checkpoint.pointed_at(run_dir, "last") or run_dir
+    config, progress = checkpoint.read_run(folder)
+    model = LatentEBM.from_pretrained(folder, sitting.device).eval()
+    scores = score(model, test.images, config.seed, sitting.samples, sitting.watch)
+    return EpochScores(progress.epoch, progress.step, scores)
+
+
+def keep(run_dir: Path, scored: EpochScores, digest: str, samples: int) -> None:
+    """Write the scores of an epoch into the run folder.
+
+    Args:
+        run_dir: the run folder.
+        scored: the scores.
+        digest: of what was scored.
+        samples: posterior samples of each.
+    """
+    folder = run_dir / "anomaly"
+    folder.mkdir(exist_ok=True)
+    name = f"epoch-{scored.epoch}"
+    save_tensors({key: torch.from_numpy(v) for key, v in scored.scores.parts.items()}, folder / f"{name}.safetensors")
+    sums = hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()
+    described = {"step": scored.step, "sha256": sums, **_kind(scored.epoch, digest, samples)}
+    checkpoint.write_text(folder / f"{name}.json", json.dumps(described, indent=2) + "\n")
+
+
+def kept(run_dir: Path, epoch: int, digest: str, samples: int) -> EpochScores | None:
+    """The scores of an epoch that a run folder keeps; None: it has none, or others, or they are damaged."""
+    described, tensors = (run_dir / "anomaly" / f"epoch-{epoch}.{ending}" for ending in ("json", "safetensors"))
+    if not (described.is_file() and tensors.is_file()):
+        return None
+    found = checkpoint.read_json(described)
+    wanted = _kind(epoch, digest, samples)
+    whole = hashlib.sha256(tensors.read_bytes()).hexdigest() == found.get("sha256")
+    if not whole or {key: found.get(key) for key in wanted} != wanted:
+        return None
+    parts = {key: tensor.numpy() for key, tensor in load_tensors(tensors).items()}
+    return EpochScores(epoch, int(found["step"]), Scores(**parts))
+
+
+def _kind(epoch: int, digest: str, samples: int) -> dict[str, Any]:
+    """What tells kept scores from others."""
+    return {"format": FORMAT, "epoch": epoch, "test": digest, "samples": samples}
+
+
+# ---- figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Figures of several runs at several epochs.
+
+    mean: over runs and epochs. sd: over the same; None: there is one figure. sd_epochs: within runs. sd_seeds: of the
+    runs' means; None: there is one run.
+    """
+
+    mean: float
+    sd: float | None
+    sd_epochs: float | None
+    sd_seeds: float | None
+
+    @staticmethod
+    def of(figures: Sequence[Sequence[float]]) -> "Spread":
+        """Of the figures of each run."""
+        every = np.concatenate([np.asarray(run) for run in figures])
+        within = [np.var(run, ddof=1) for run in figures if len(run) > 1]
+        means = [float(np.mean(run)) for run in figures]
+        return Spread(
+            float(every.mean()),
+            float(every.std(ddof=1)) if len(every) > 1 else None,
+            float(np.sqrt(np.mean(within))) if within else None,
+            float(np.std(means, ddof=1)) if len(means) > 1 else None,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detection:
+    """How well anomalies are told: of one class and split over runs and epochs, or of one model.
+
+    described: the figures, in JSON types. drawn: (resamples,) mean AUPRC in resampled tests.
+    """
+
+    described: dict[str, Any]
+    drawn: NDArray[np.float64]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the mean AUPRC, 95 %."""
+        return ends(self.drawn)
+
+
+def detect(
+    anomalous: NDArray[np.bool_],
+    runs: Sequence[tuple[int, Sequence[EpochScores]]],
+    totals: Callable[[Scores], NDArray[np.float64]] = lambda scores: scores.total,
+    resamples: int = 1000,
+    number: int = 0,
+) -> Detection:
+    """How well scores tell anomalies: AUPRC (anomalies being positive) and AUROC, with what they are held against.
+
+    Args:
+        anomalous: (samples,) which samples are.
+        runs: seed of each run, and its scores at each epoch, all of the same samples.
+        totals: what is ranked.
+        resamples: resampled tests behind the interval.
+        number: of the test, which has its own resamples.
+    """
+    rankings = [[ranking.Ranking(totals(e.scores), anomalous) for e in epochs] for _, epochs in runs]
+    auprc = [[each.average_precision() for each in run] for run in rankings]
+    auroc = [[each.auroc() for each in run] for run in rankings]
+    every = [each for run in rankings for each in run]
+    drawn = ranking.resampled(every, ranking.Ranking.average_precision, resamples, 0, number)
+    base_rate = float(anomalous.mean())
+    described = {
+        "samples": len(anomalous),
+        "anomalies": int(anomalous.sum()),
+        "base_rate": base_rate,
+        "auprc": dataclasses.asdict(Spread.of(auprc)),
+        "auroc": dataclasses.asdict(Spread.of(auroc)),
+        "interval": list(ends(drawn)),
+        "chance": {"auprc": base_rate, "auroc": 0.5},
+        "worst": {"auprc": ranking.lowest_average_precision(anomalous), "auroc": 0.0},
+        "runs": [
+            {"seed": seed, "epochs": [_epoch(e, anomalous, *figures) for e, *figures in zip(epochs, a, r, strict=True)]}
+            for (seed, epochs), a, r in zip(runs, auprc, auroc, strict=True)
+        ],
+    }
+    return Detection(described, drawn)
+
+
+def _epoch(found: EpochScores, anomalous: NDArray[np.bool_], auprc: float, auroc: float) -> dict[str, Any]:
+    """The figures of one epoch, and the mean of each part of the scores."""
+    sides = {"normal": ~anomalous, "anomalous": anomalous}
+    parts = {
+        side: {name: float(values[rows].mean()) for name, values in found.scores.parts.items()}
+        for side, rows in sides.items()
+    }
+    return {"epoch": found.epoch, "step": found.step, "auprc": auprc, "auroc": auroc, "mean_scores": parts}
+
+
+def ends(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % percentile interval of resampled figures."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+# ---- curves
+
+
+BINS, POINTS = 60, 400
+"""Bars of a histogram, and most points of a curve."""
+
+
+def curves(totals: NDArray[np.float64], anomalous: NDArray[np.bool_]) -> dict[str, Any]:
+    """Every number of the two pictures: histograms of the scores, and the precision–recall curve.
+
+    The bars cover the middle 99 % of the scores, and whatever lies outside is in the outermost ones.
+
+    Args:
+        totals: (samples,) scores.
+        anomalous: (samples,) which samples are anomalies.
+    """
+    low, high = np.quantile(totals, [0.005, 0.995])
+    edges = np.linspace(low, max(high, low + 1e-9), BINS + 1)
+    inside = np.clip(totals, edges[0], edges[-1])
+    precision, recall = ranking.Ranking(totals, anomalous).precision_recall()
+    shown = np.unique(np.searchsorted(recall, np.linspace(0, 1, POINTS)).clip(0, len(recall) - 1))
+    return {
+        "histogram": {
+            "edges": edges.tolist(),
+            "normal": np.histogram(inside[~anomalous], edges)[0].tolist(),
+            "anomalous": np.histogram(inside[anomalous], edges)[0].tolist(),
+        },
+        "precision_recall": {"recall": recall[shown].tolist(), "precision": precision[shown].tolist()},
+        "base_rate": float(anomalous.mean()),
+    }
+
+
+def grouped(found: Sequence[Cell]) -> Iterator[tuple[Split, str, list[Cell]]]:
+    """Split, class and runs of each figure."""
+    for split, held_out in dict.fromkeys((cell.split, cell.held_out) for cell in found):
+        yield split, held_out, [c for c in found if (c.split, c.held_out) == (split, held_out)]

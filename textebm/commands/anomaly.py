@@ -1,0 +1,409 @@
+"""`textebm anomaly`."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textebm import options
+from textebm.commands.terminal import choose_device, find_corpus, parse, progress_bar, require_file, say, write, writing
+from textebm.commands.training import interrupts, preset_of
+from textebm.config import Config, preset_names, to_dict
+from textebm.errors import DivergenceError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from tqdm import tqdm
+
+    from textebm import anomaly as anomalies
+
+OF_DATA = ("data", "data_dir", "text_field")
+"""Settings that may be other ones than those a model was trained with."""
+SCORE = "-log p(x, z), z a posterior sample, without the prior's log Z and the constant of its Gaussian"
+
+
+def anomaly(arguments: Sequence[str]) -> int:
+    """`textebm anomaly`."""
+    own = _settings_of_model(arguments)
+    settings = preset_of(_with_preset(arguments))[0] if own is None else own
+    chosen = parse(options.Anomaly, "anomaly", arguments, options.Anomaly(settings=settings))
+    if chosen.plot is not None:
+        from textebm.plots import require_matplotlib
+
+        require_matplotlib()  # before anything is trained
+    if chosen.model is None or own is None:
+        if chosen.anomalies is not None:
+            raise UsageError("--anomalies is scored by a model of text: name it with --model")
+        return _train_and_score(chosen)
+    _require_own_settings(chosen, own)
+    if own.generator.kind == "recurrent":
+        return _score_text(chosen)
+    return _score_images(chosen)
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    """What stands behind an option on the command line."""
+    for index, argument in enumerate(arguments):
+        key, _, value = argument.partition("=")
+        if key == option:
+            return value or (arguments[index + 1] if index + 1 < len(arguments) else "")
+    return None
+
+
+def _with_preset(arguments: Sequence[str]) -> list[str]:
+    """The command line, with the preset for anomalies of the data where no other is named."""
+    preset = f"{_value(arguments, '--data')}-anomaly"
+    named = _value(arguments, "--config") is not None
+    return [*arguments] if named or preset not in preset_names() else [*arguments, "--config", preset]
+
+
+def _settings_of_model(arguments: Sequence[str]) -> Config | None:
+    """The settings of the run that --model names."""
+    if (name := _value(arguments, "--model")) is None:
+        return None
+    from textebm import checkpoint
+
+    return checkpoint.read_run(_newest(name))[0]
+
+
+def _newest(name: str) -> Path:
+    """The newest checkpoint of a run folder, whichever is the best; or a model folder."""
+    from textebm import checkpoint
+
+    found, _ = checkpoint.find_model(name)
+    return checkpoint.pointed_at(Path(name), "last") or found
+
+
+def _require_own_settings(chosen: options.Anomaly, own: Config) -> None:
+    """Check that no setting of a trained run is to be another one.
+
+    Raises:
+        UsageError: one is.
+    """
+    from textebm.training import differences
+
+    data = {name: getattr(chosen.settings, name) for name in OF_DATA}
+    if changed := differences(to_dict(dataclasses.replace(own, **data)), to_dict(chosen.settings)):
+        raise UsageError(f"{chosen.model} is trained, and its settings are its own: {', '.join(changed)}")
+
+
+# ---- images
+
+
+def _train_and_score(chosen: options.Anomaly) -> int:
+    """Train a model for each class, split and seed, and score it."""
+    from textebm import anomaly as anomalies
+    from textebm.data.registry import short_name
+    from textebm.materials import ImageMaterial
+
+    settings = chosen.settings
+    if settings.generator.kind == "convolutional" and (download := ImageMaterial.download(settings)) is not None:
+        say(f"downloading {download}")
+    cells = anomalies.cells(settings, chosen.held_out, chosen.splits, chosen.seeds)
+    runs = Path(chosen.run_dir or Path("runs") / f"anomaly-{short_name(settings.data)}")
+    device = choose_device(chosen.device)
+    deadline = None if chosen.max_minutes is None else time.monotonic() + 60 * chosen.max_minutes
+    table, code = _Table(chosen, short_name(settings.data)), 0
+    with interrupts() as interrupted, _View() as view:
+        sitting = anomalies.Sitting(
+            runs, device, chosen.samples, chosen.last, deadline, lambda: interrupted() > 0, view, view.scored
+        )
+        for number, (split, held_out, same) in enumerate(anomalies.grouped(cells)):
+            found = []
+            for cell in same:
+                try:
+                    done = None if sitting.is_over() else anomalies.work_on(cell, settings, sitting)
+                except DivergenceError as error:  # a finding about this cell; the others are none the worse for it
+                    view.write(f"{cell.name}: {error}")
+                    done, code = None, error.exit_code
+                if done is None:
+                    table.unfinished.append(cell.name)
+                    continue
+                test, epochs = done
+                found.append((cell.seed, epochs))
+                view.write(f"{cell.name}: scored at {len(epochs)} epochs")
+                if len(epochs) < min(chosen.last, settings.epochs):
+                    table.warnings.append(f"{cell.name} had left epochs behind unscored: {len(epochs)} are scored")
+            if found:
+                detected = anomalies.detect(test.anomalous, found, resamples=chosen.resamples, number=number)
+                table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
+                last = found[0][1][-1].scores.total
+                _draw(chosen.plot, f"{split}-{same[0].number}", last, test.anomalous)
+    if table.unfinished:
+        say(f"not done: {', '.join(table.unfinished)}. The same command goes on")
+    if table.cells:
+        table.write()
+    return 130 if interrupted() else code
+
+
+def _facts(settings: Config, test: "anomalies.Test", split: str, held_out: str) -> dict[str, object]:
+    """What a signature says of one class and split."""
+    facts = {"anomaly": held_out, "anomaly-split": split, "test": test.digest, "images": len(test.anomalous)}
+    return facts | _chain(settings)
+
+
+def _chain(settings: Config) -> dict[str, object]:
+    """How z is inferred, for a signature."""
+    inference = settings.inference
+    return {"inference": inference.kind, "steps": inference.steps}
+
+
+def _score_images(chosen: options.Anomaly) -> int:
+    """Score the newest checkpoint of a run that was trained without a class."""
+    from textebm import anomaly as anomalies
+    from textebm.data.images import class_number
+    from textebm.materials import ImageMaterial
+
+    if chosen.anomalies is not None:
+        raise UsageError(f"{chosen.model} is a model of images, and --anomalies are sentences")
+    settings = chosen.settings
+    if settings.images.exclude_class is None:
+        raise UsageError(
+            f"{chosen.model} was trained on every class, so none is an anomaly to it: textebm anomaly --held-out "
+            "trains without one, and so does textebm train --images.exclude-class"
+        )
+    corpus = ImageMaterial.resolve(settings)
+    test = anomalies.Test.of(corpus)
+    assert corpus.excluded is not None  # `Test.of` has seen to it
+    named = [class_number(name, corpus.class_names, corpus.name) for name in chosen.held_out]
+    if named not in ([], [corpus.excluded]):
+        raise UsageError(f"{chosen.model} was trained without the class {corpus.class_names[corpus.excluded]} alone")
+    with _View() as view:
+        sitting = anomalies.Sitting(Path(), choose_device(chosen.device), chosen.samples, watch=view.scored)
+        found = anomalies.score_checkpoint(_newest(str(chosen.model)), test, sitting)
+    split, held_out = "A" if corpus.pool else "B", corpus.class_names[corpus.excluded]
+    table = _Table(chosen, corpus.name)
+    detected = anomalies.detect(test.anomalous, [(settings.seed, [found])], resamples=chosen.resamples)
+    table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
+    _draw(chosen.plot, f"{split}-{corpus.excluded}", found.scores.total, test.anomalous)
+    table.write()
+    return 0
+
+
+# ---- text
+
+
+def _score_text(chosen: options.Anomaly) -> int:
+    """Score a test split and a file of anomalous sentences by a trained model of text."""
+    import numpy as np
+
+    from textebm import anomaly as anomalies
+    from textebm import checkpoint, generation, marginal
+    from textebm.data.text import encode
+    from textebm.lm_eval.corpus import read_sentences
+
+    if chosen.anomalies is None:
+        raise UsageError("a model of text wants --anomalies, a file of sentences of another kind than its own")
+    require_file("--anomalies", chosen.anomalies)
+    settings, folder = chosen.settings, _newest(str(chosen.model))
+    corpus = find_corpus(settings.data, settings.data_dir, settings.text_field)
+    model, tokenizer = generation.load(folder, choose_device(chosen.device))
+    texts = [
+        encode(sentences, tokenizer, settings.max_length, settings.overlong)  # none is left out for an unknown word
+        for sentences in (corpus.sentences("test"), read_sentences(Path(chosen.anomalies)))
+    ]
+    for name, text in zip((f"{corpus.name}, test", chosen.anomalies), texts, strict=True):
+        say(f"{name}: {text.report}")
+    progress = checkpoint.read_run(folder)[1]
+    with _View() as view:
+        sides = [
+            anomalies.score(model, text, settings.seed + side, chosen.samples, view.scored)
+            for side, text in enumerate(texts)
+        ]
+    scores = anomalies.Scores(*(np.concatenate([side.parts[name] for side in sides]) for name in sides[0].parts))
+    anomalous = np.arange(len(scores.nll)) >= len(texts[0])
+    tokens = np.concatenate([text.lengths[np.arange(len(text))] + 1 for text in texts])
+
+    def totals(each: "anomalies.Scores") -> "NDArray[np.float64]":
+        return each.total / tokens if chosen.per_token else each.total
+
+    epoch = anomalies.EpochScores(progress.epoch, progress.step, scores)
+    detected = anomalies.detect(anomalous, [(settings.seed, [epoch])], totals, chosen.resamples)
+    digests = "-".join(marginal.text_digest(text) for text in texts)
+    facts = {"anomaly": Path(chosen.anomalies).name, "test": digests, "sentences": len(anomalous)} | _chain(settings)
+    table = _Table(chosen, corpus.name)
+    table.add(detected, facts, {"held_out": Path(chosen.anomalies).name, "tokens": int(tokens.sum())})
+    _draw(chosen.plot, "text", totals(scores), anomalous)
+    table.write()
+    return 0
+
+
+# ---- output
+
+
+class _View:
+    """Shows training and scoring: bars on a terminal, a line for each run anywhere."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+        self.scoring = progress_bar(None, " scored", what="scores")
+
+    def __enter__(self) -> "_View":
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self._close()
+        self.scoring.close()
+
+    def prepare(self, what: str, samples: int) -> None:
+        """Nothing: what is prepared is told by its first use."""
+
+    def begin(self, steps: int, done: int) -> None:
+        self._close()
+        self.bar = progress_bar(steps, "step", initial=done)
+
+    def step(self, units: int) -> None:
+        assert self.bar is not None
+        self.bar.update()
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Nothing: it is in the run's log."""
+
+    def scored(self, samples: int) -> None:
+        self.scoring.update(samples)
+
+    def write(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.clear()
+        say(text)
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class _Table:
+    """What was found, cell by cell, on its way to a result."""
+
+    def __init__(self, chosen: options.Anomaly, data: str) -> None:
+        self.chosen, self.data = chosen, data
+        self.cells: list[dict[str, Any]] = []
+        self.drawn: list[tuple[str | None, NDArray[np.float64]]] = []
+        self.unfinished: list[str] = []
+        self.warnings: list[str] = []
+
+    def add(self, found: "anomalies.Detection", facts: dict[str, object], where: dict[str, Any]) -> None:
+        """Take in a class and split, or a text."""
+        described = where | found.described
+        self.cells.append(described | {"signature": self._signature(facts, [described])})
+        self.drawn.append((where.get("split"), found.drawn))
+
+    def _signature(self, facts: dict[str, object], cells: list[dict[str, Any]]) -> str:
+        from textebm._version import __version__
+        from textebm.lm_eval.signature import Signature
+
+        seeds = sorted({run["seed"] for cell in cells for run in cell["runs"]})
+        epochs = max(len(run["epochs"]) for cell in cells for run in cell["runs"])
+        how = {
+            "metric": "auprc",
+            "data": self.data,
+            **facts,
+            "samples": self.chosen.samples,
+            "ranked-by": "joint-per-token" if self.chosen.per_token else "joint",
+            "last-epochs": epochs,
+            "run-seeds": ",".join(map(str, seeds)),
+            "interval": f"bootstrap-{self.chosen.resamples}",
+            "version": __version__,
+        }
+        return str(Signature(how))
+
+    def result(self) -> dict[str, Any]:
+        """One JSON object: the mean over the classes of the first split, and everything behind it."""
+        import numpy as np
+
+        from textebm.anomaly import METRIC, ends
+
+        first = self.cells[0].get("split")
+        cells = [cell for cell in self.cells if cell.get("split") == first]
+        drawn = np.mean([each for split, each in self.drawn if split == first], axis=0)
+        signature = cells[0]["signature"]
+        if len(cells) > 1:
+            named = {"anomaly": ",".join(cell["held_out"] for cell in cells), "anomaly-split": first}
+            signature = self._signature(named | _chain(self.chosen.settings), cells)
+        return {
+            "metric": METRIC,
+            "score": float(np.mean([cell["auprc"]["mean"] for cell in cells])),
+            "interval": list(ends(drawn)),
+            "signature": signature,
+            METRIC: {cell["held_out"]: {key: cell["auprc"][key] for key in ("mean", "sd")} for cell in cells},
+            "details": {
+                "score": SCORE,
+                "cells": self.cells,
+                "published": self._published(),
+                "unfinished": self.unfinished,
+                "warnings": self.warnings,
+                "settings": to_dict(self.chosen.settings),
+            },
+        }
+
+    def _published(self) -> list[dict[str, Any]]:
+        from textebm.lm_eval.published import published_tables
+
+        return [dataclasses.asdict(table) for table in published_tables("anomaly", self.data)]
+
+    def write(self) -> None:
+        """To standard output, or to the file named."""
+        for warning in self.warnings:
+            say(f"warning: {warning}")
+        found = self.result()
+        as_json = self.chosen.format == "json"
+        write(json.dumps(found, ensure_ascii=False, indent=2) if as_json else _describe(found), self.chosen.output)
+
+
+def _describe(found: dict[str, Any]) -> str:
+    """Tables for people: a column a class."""
+    from textebm.lm_eval.tables import render
+
+    details = found["details"]
+    low, high = found["interval"]
+    parts = [f"AUPRC {found['score']:.3f} (95 % interval {low:.3f} to {high:.3f})"]
+    for split in dict.fromkeys(cell.get("split") for cell in details["cells"]):
+        cells = [cell for cell in details["cells"] if cell.get("split") == split]
+        rows = [[name, *(tell(cell) for cell in cells)] for name, tell in ROWS.items()]
+        names = [cell["held_out"] for cell in cells]
+        rows += [row for table in details["published"] for row in _published_rows(table, names)]
+        parts += ["" if split is None else f"\nsplit {split}", render(("", *names), rows, "text")]
+    parts += [f"\n{table['title']}: {table['source']}; {table['note']}" for table in details["published"]]
+    return "\n".join([*parts, f"\nsignature: {found['signature']}"])
+
+
+def _published_rows(table: dict[str, Any], names: list[str]) -> list[list[str]]:
+    """The rows of a published table, for our columns; those without any of them are left out."""
+    rows = []
+    for system, *figures in table["rows"]:
+        of = dict(zip(table["columns"], figures, strict=True))
+        if any(name in of for name in names):
+            rows.append([f"{system} (published)", *(of.get(name, "-") for name in names)])
+    return rows
+
+
+def _spread(figures: dict[str, Any]) -> str:
+    """A mean, and a spread where there is one."""
+    return f"{figures['mean']:.3f}" + ("" if figures["sd"] is None else f" ± {figures['sd']:.3f}")
+
+
+ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "AUPRC": lambda cell: _spread(cell["auprc"]),
+    "95 % interval": lambda cell: f"{cell['interval'][0]:.3f} to {cell['interval'][1]:.3f}",
+    "chance (base rate)": lambda cell: f"{cell['base_rate']:.3f}",
+    "lowest possible": lambda cell: f"{cell['worst']['auprc']:.3f}",
+    "AUROC": lambda cell: _spread(cell["auroc"]),
+}
+"""Rows of a table for people."""
+
+
+def _draw(folder: str | None, name: str, totals: "NDArray[np.float64]", anomalous: "NDArray[np.bool_]") -> None:
+    """Draw the pictures of one test, and write their numbers."""
+    if folder is None:
+        return
+    from textebm import anomaly as anomalies
+    from textebm import plots
+
+    found = anomalies.curves(totals, anomalous)
+    with writing(folder, "--plot"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    plots.anomalies(found, Path(folder), name)
