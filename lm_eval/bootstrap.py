@@ -34,7 +34,7 @@ def interval(
         Lower and upper end.
     """
     runs = [scores] if isinstance(scores, SentenceScores) else list(scores)
-    return _ends(_mean_resampled(runs, resamples, seed), level)
+    return ends(_mean_resampled(runs, resamples, seed), level)
 
 
 def mean_interval(
@@ -54,7 +54,7 @@ def mean_interval(
     sums = np.zeros(resamples)
     for rows, chosen in _draws(len(values), resamples, seed):
         sums[rows] += values[chosen].sum(axis=-1)
-    return _ends(sums / len(values), level)
+    return ends(sums / len(values), level)
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,11 @@ def difference(
     method: Literal["paired-bootstrap", "independent-bootstrap"] = (
         "paired-bootstrap" if paired else "independent-bootstrap"
     )
-    return Difference(observed, _ends(drawn, level), (1 + at_least) / (1 + resamples), method)
+    return Difference(observed, ends(drawn, level), (1 + at_least) / (1 + resamples), method)
 
 
-def _ends(drawn: NDArray[np.float64], level: float) -> tuple[float, float]:
+def ends(drawn: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:
+    """The percentile interval of resampled figures; those that are not a number are left out."""
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textebm.errors import UsageError
-from textebm.lm_eval.bootstrap import LEVEL, resampled
+from textebm.lm_eval.bootstrap import LEVEL, ends, resampled
 from textebm.lm_eval.perplexity import SentenceScores
 
 LEAST_SEEDS = 2
@@ -166,8 +166,7 @@ class _Chosen:
         all_drawn = drawn.transpose(2, 0, 1)[number, self.seeds[:, :, None], self.judges[:, None, :]].mean((1, 2))
         of_seeds = whole.mean(1)[self.seeds].mean(1)
         values = whole.mean() + factor * (of_seeds - whole.mean()) + (all_drawn - of_seeds)
-        low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return ends(values, level)
 
 
 def _widening(seeds: int, level: float) -> float:

@@ -27,6 +27,7 @@ from textebm.config import Config
 from textebm.data.dataset import Dataset
 from textebm.data.images import EncodedImages, ImageCorpus, class_number
 from textebm.errors import CheckpointError, DataError, UsageError
+from textebm.lm_eval.bootstrap import ends
 from textebm.materials.images import ImageMaterial
 from textebm.model.inference import Request
 from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
@@ -425,12 +426,6 @@ def _epoch(found: EpochScores, anomalous: NDArray[np.bool_], auprc: float, auroc
         for side, rows in sides.items()
     }
     return {"epoch": found.epoch, "step": found.step, "auprc": auprc, "auroc": auroc, "mean_scores": parts}
-
-
-def ends(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % percentile interval of resampled figures."""
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
 
 
 # ---- curves

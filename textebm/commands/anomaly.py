@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from textebm import options
 from textebm.commands.terminal import choose_device, find_corpus, parse, progress_bar, require_file, say, write, writing
-from textebm.commands.training import interrupts, preset_of
+from textebm.commands.training import given, interrupts, preset_of
 from textebm.config import Config, preset_names, to_dict
 from textebm.errors import DivergenceError, UsageError
 
@@ -44,25 +44,17 @@ def anomaly(arguments: Sequence[str]) -> int:
     return _score_images(chosen)
 
 
-def _value(arguments: Sequence[str], option: str) -> str | None:
-    """What stands behind an option on the command line."""
-    for index, argument in enumerate(arguments):
-        key, _, value = argument.partition("=")
-        if key == option:
-            return value or (arguments[index + 1] if index + 1 < len(arguments) else "")
-    return None
-
-
 def _with_preset(arguments: Sequence[str]) -> list[str]:
     """The command line, with the preset for anomalies of the data where no other is named."""
-    preset = f"{_value(arguments, '--data')}-anomaly"
-    named = _value(arguments, "--config") is not None
-    return [*arguments] if named or preset not in preset_names() else [*arguments, "--config", preset]
+    named = given(arguments, "--data", "--config")
+    preset = f"{named.get('--data')}-anomaly"
+    known = "--config" not in named and preset in preset_names()
+    return [*arguments, "--config", preset] if known else [*arguments]
 
 
 def _settings_of_model(arguments: Sequence[str]) -> Config | None:
     """The settings of the run that --model names."""
-    if (name := _value(arguments, "--model")) is None:
+    if (name := given(arguments, "--model").get("--model")) is None:
         return None
     from textebm import checkpoint
 
@@ -314,7 +306,8 @@ class _Table:
         """One JSON object: the mean over the classes of the first split, and everything behind it."""
         import numpy as np
 
-        from textebm.anomaly import METRIC, ends
+        from textebm.anomaly import METRIC
+        from textebm.lm_eval.bootstrap import ends
 
         first = self.cells[0].get("split")
         cells = [cell for cell in self.cells if cell.get("split") == first]

@@ -1,9 +1,8 @@
 """`textebm fid`."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from textebm import options
 from textebm.commands.terminal import choose_device, model_folder, parse, progress_bar, say, write
@@ -102,17 +101,10 @@ def _real(chosen: options.Fid, folder: Path | None) -> "tuple[ImageSet, dict[str
 
 def _trained_on(chosen: options.Fid, folder: Path, split: "Split") -> "tuple[ImageSet, dict[str, str]]":
     """A split of what a model was trained on, in the size of its images; train is the published one, whole."""
-    from textebm import checkpoint, image_generation
     from textebm.image_eval.images import ArrayImages
     from textebm.materials.images import ImageMaterial
 
-    config, _ = checkpoint.read_run(folder)
-    shape = image_generation.load(folder).painter.shape
-    channels: Literal[1, 3] = 1 if shape.channels == 1 else 3
-    images = dataclasses.replace(config.images, size=shape.height, channels=channels, whole_train=True)
-    corpus = ImageMaterial.resolve(
-        dataclasses.replace(config, images=images, data_dir=chosen.data_dir or config.data_dir)
-    )
+    corpus = ImageMaterial.resolve_for(folder, None, chosen.data_dir, whole_train=True)
     name = f"{corpus.name}:{split}"
     return ArrayImages(name, corpus.encoded(split).pixels), {"data": corpus.name, "against": split}
 

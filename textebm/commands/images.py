@@ -62,7 +62,7 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     if chosen.file is not None:
         data, facts = _Given(_pictures(Path(chosen.file)), model.painter.shape), {"data": Path(chosen.file).name}
     else:
-        data, facts = _split(chosen.split, chosen.data, chosen.data_dir, folder, model)
+        data, facts = _split(chosen.split, chosen.data, chosen.data_dir, folder)
     rows = spread(len(data), chosen.n or 0)
     shown: list[tuple[Tensor, Tensor]] = []
     errors: list[Tensor] = []
@@ -98,7 +98,7 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
     if chosen.first is not None and chosen.last is not None:
         data, rows = _Given([Path(chosen.first), Path(chosen.last)], model.painter.shape), np.arange(2)
     else:
-        data, _ = _split("test", chosen.data, chosen.data_dir, folder, model)
+        data, _ = _split("test", chosen.data, chosen.data_dir, folder)
         if len(data) < 2:
             raise UsageError("interpolate wants at least two test images, and there is one")
         rows = spread(len(data), min(2 * chosen.lines, len(data) // 2 * 2))
@@ -166,18 +166,11 @@ def _pictures(path: Path) -> list[Path]:
     return found
 
 
-def _split(
-    split: "Split", data: str | None, data_dir: str | None, folder: Path, model: "LatentEBM"
-) -> tuple["Dataset", dict[str, Any]]:
+def _split(split: "Split", data: str | None, data_dir: str | None, folder: Path) -> tuple["Dataset", dict[str, Any]]:
     """A split of the images that a model was trained on, or of others, and what a signature says of it."""
-    from textebm import checkpoint
     from textebm.materials.images import ImageMaterial
 
-    config, _ = checkpoint.read_run(folder)
-    shape = model.painter.shape
-    images = dataclasses.replace(config.images, size=shape.height, channels=1 if shape.channels == 1 else 3)
-    data, data_dir = data or config.data, data_dir or config.data_dir
-    corpus = ImageMaterial.resolve(dataclasses.replace(config, images=images, data=data, data_dir=data_dir))
+    corpus = ImageMaterial.resolve_for(folder, data, data_dir)
     return corpus.encoded(split), {"data": corpus.name, "scored": split}
 
 

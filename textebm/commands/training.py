@@ -33,17 +33,23 @@ def preset_of(arguments: Sequence[str]) -> tuple[Config, str]:
     `--config` names them; else they are the preset named like `--data`, or the one for text or images of one's own.
     Those of `--method` are laid over them.
     """
-    named = {"--config": "", "--data": "", "--method": ""}
-    for index, argument in enumerate(arguments):
-        key, _, value = argument.partition("=")
-        if key in named:
-            named[key] = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
-    data, config, method = named["--data"], named["--config"], named["--method"] or None
+    named = given(arguments, "--config", "--data", "--method")
+    data, config, method = named.get("--data", ""), named.get("--config"), named.get("--method") or None
     over = f" with method {method}" if method else ""
     if config:
         return load_config(config, method), config + over
     name = (data or "demo") if data in (*preset_names(), "") else _preset_for(data)
     return load_config(name, method), f"preset {name}{over}"
+
+
+def given(arguments: Sequence[str], *options: str) -> dict[str, str]:
+    """What stands behind each of these options on a command line that has not been parsed yet; the last one counts."""
+    found = {}
+    for index, argument in enumerate(arguments):
+        key, _, value = argument.partition("=")
+        if key in options:
+            found[key] = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
+    return found
 
 
 def _preset_for(data: str) -> str:

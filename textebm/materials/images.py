@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textebm import evaluation, image_generation
+from textebm import checkpoint, evaluation, image_generation
 from textebm.config import Config
 from textebm.data.images import EncodedImages, ImageCorpus, download_notice, image_batches, resolve_images
 from textebm.data.registry import SPLITS
-from textebm.errors import DataError
+from textebm.errors import DataError, UsageError
 from textebm.materials.base import Corpus, Material, Measured, Watch
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_ebm import OF_TEXT, LatentEBM, ModelConfig, read_model_config
 
 
 class ImageMaterial(Material):
@@ -57,6 +57,31 @@ class ImageMaterial(Material):
             exclude_class=wanted.exclude_class,
             pool=wanted.pool,
         )
+
+    @staticmethod
+    def resolve_for(
+        model: Path, data: str | None, data_dir: str | None, whole_train: bool | None = None
+    ) -> ImageCorpus:
+        """The images that a model was trained on, or others, in the size and the channels of those that it makes.
+
+        Args:
+            model: its folder, a checkpoint.
+            data: which images (default: its own).
+            data_dir: where local copies are (default: where they were).
+            whole_train: whether train keeps what is held out as valid (default: as in its run).
+
+        Raises:
+            DataError: there are none.
+            UsageError: it is a model of text.
+        """
+        config, _ = checkpoint.read_run(model)
+        shape = read_model_config(model).image
+        if shape is None:
+            raise UsageError(OF_TEXT)
+        images = dataclasses.replace(config.images, size=shape.height, channels=1 if shape.channels == 1 else 3)
+        images = images if whole_train is None else dataclasses.replace(images, whole_train=whole_train)
+        data, data_dir = data or config.data, data_dir or config.data_dir
+        return ImageMaterial.resolve(dataclasses.replace(config, images=images, data=data, data_dir=data_dir))
 
     @classmethod
     def load(

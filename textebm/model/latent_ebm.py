@@ -42,6 +42,7 @@ from textebm.model.softmax import Precision
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+OF_TEXT = "this is a model of text, and a model of images is wanted: name one with --model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,7 @@ class LatentEBM(nn.Module):
             UsageError: it is a model of text.
         """
         if not isinstance(self.generator, ConvolutionalGenerator):
-            raise UsageError("this is a model of text, and a model of images is wanted: name one with --model")
+            raise UsageError(OF_TEXT)
         return self.generator
 
     def condition(
