@@ -62,6 +62,7 @@ demo: $(READY)  ## a real training run on the embedded corpus, sentences, FPPL a
 # Peers that are not installed are named as skipped; pip install -c constraints.txt -e '.[bench]' brings them.
 bench: $(READY)  ## every benchmark against its reference, into results/bench-HARDWARE.json; BENCH_ARGS="--quick" for a try
 	$(BIN)/python benchmarks/chains.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/images.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/judges.py $(BENCH_ARGS)
 
 clean:  ## remove what the targets above made in this folder, .venv included; runs/ stays

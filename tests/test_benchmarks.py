@@ -25,8 +25,8 @@ def harness(root: Path) -> ModuleType:
     return module
 
 
-def program(root: Path, *words: object) -> str:
-    command = [sys.executable, root / "benchmarks" / "chains.py", *map(str, words)]
+def program(root: Path, *words: object, name: str = "chains") -> str:
+    command = [sys.executable, root / "benchmarks" / f"{name}.py", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -53,6 +53,32 @@ def test_a_suite_replaces_its_own_rows_only(harness, tmp_path):
         bench.add(name, "fp32", {})
         bench.write(path)
     assert [row["name"] for row in json.loads(path.read_text())] == ["two/b", "one/c"]
+
+
+def test_the_images_of_the_reference_are_ours(root, monkeypatch):
+    """Same weights: the same mean image, and along a chain the same slope up to the constant of the density."""
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    spec = importlib.util.spec_from_file_location("benchmark_images", root / "benchmarks" / "images.py")
+    images = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(images)
+    case = images.Case(images.QUICK, CPU)
+    z = torch.randn(4, 5, generator=case.source()).requires_grad_()
+    torch.testing.assert_close(case.plain.paint(z), case.model.paint(z))
+    (slope,) = torch.autograd.grad(case.plain.log_prob(case.pixels, z), z)
+    conditioned = case.model.condition(images.ImageBatch(case.pixels))
+    torch.testing.assert_close(conditioned.log_prob_and_grad(z.detach())[1], slope, rtol=1e-4, atol=1e-4)
+
+
+def test_a_small_run_of_the_images(root, tmp_path):
+    path = tmp_path / "bench.json"
+    out = program(root, "--quick", "--threads", 1, "--only", "cifar10", "--output", path, name="images")
+    rows = json.loads(path.read_text())
+    precisions = ["fp32", "bf16"] if native_precision(CPU) == "bf16" else ["fp32"]
+    for precision in precisions:
+        assert f"images/cifar10/learning-step/{precision}" in out
+    assert {row["name"].split("/")[2] for row in rows} == {"posterior-chain", "learning-step"}
+    assert rows[-1]["shapes"]["micro_batch"] == 2
+    assert all(row["ratio"] > 0 and row["ours_s"] > 0 for row in rows)
 
 
 def test_a_small_run_of_the_chains(root, tmp_path):

@@ -510,6 +510,9 @@ class Config:
     """Sentences, or images, in a batch."""
     batch_tokens: int | None = None
     """Words in a batch, padding and ends of sentence included; then batch_size says nothing."""
+    micro_batch: int = 0
+    """Samples that a learning step works on at once, their gradients summed over the batch, so that memory is that of
+    a part (0: the whole batch). Free bits and batch normalisation then count over parts."""
     epochs: int = 30
     """Passes over the training split; learning-rate schedules end here."""
     seed: int = 0
@@ -538,6 +541,7 @@ class Config:
         _require(self.max_length is None or self.max_length >= 1, "max_length", self.max_length, "at least 1")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
+        _require(self.micro_batch >= 0, "micro_batch", self.micro_batch, "0 or more")
         _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
         require_one_latent(self.prior, self.inference)

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
+from textebm.config import (
+    Config,
+    GeneratorConfig,
+    InferenceConfig,
+    OptimiserConfig,
+    PriorConfig,
+    load_config,
+    method_names,
+)
 from textebm.errors import UsageError
 from textebm.model import likelihood
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
@@ -94,14 +102,18 @@ def steepen(model: LatentEBM) -> None:
             parameter.mul_(2.0)
 
 
-@pytest.mark.parametrize(("latent_dim", "points", "cell"), [(1, 81, "lstm"), (1, 81, "gru"), (2, 21, "lstm")])
-def test_learner_follows_the_exact_gradient(make_batch, latent_dim, points, cell):
+@pytest.mark.parametrize(
+    ("latent_dim", "points", "cell", "micro_batch"),
+    [(1, 81, "lstm", 0), (1, 81, "gru", 0), (2, 21, "lstm", 0), (1, 81, "lstm", 3 * CHAINS // 4)],
+)
+def test_learner_follows_the_exact_gradient(make_batch, latent_dim, points, cell, micro_batch):
     """∇log p(x) is E_post[∇f] − E_prior[∇f] in α and E_post[∇log p(x|z)] in β, and that is what the learner descends.
 
     Chains with small steps, long enough to forget their start, sample prior and posterior up to a bias of λs²/4 ≈ 1 %
     of a variance; the standard errors are exact too, from the same grid.
     """
     model, config = model_and_config(latent_dim, cell=cell, steps=150)
+    config = dataclasses.replace(config, micro_batch=micro_batch)
     steepen(model)
     x = make_batch(SENTENCES)
     exact = Exact(model, x, points)
@@ -121,6 +133,99 @@ def test_learner_follows_the_exact_gradient(make_batch, latent_dim, points, cell
         assert ((learned - gradient).abs() < 5 * error + floor).all(), name
         assert gradient.norm() > 6 * error.norm(), f"{name}: the test could not tell this gradient from none"
         torch.testing.assert_close(norm, learned.norm())
+
+
+class Kept:
+    """Persistent chains of a batch, in memory."""
+
+    def __init__(self, z: Tensor) -> None:
+        self.z = z
+
+    def read(self) -> Tensor:
+        return self.z
+
+    def write(self, z: Tensor) -> None:
+        self.z = z
+
+
+class TestMicroBatches:
+    MANY = ([5, 4, 5], [5], [4, 4], [5, 5, 5, 5], [4])
+
+    def learn(self, make_batch, micro_batch):
+        """One step along posterior chains without noise, which know nothing of the other sentences of their batch."""
+        model, config = model_and_config(lr=0.1, energy_lr=0.1)
+        chain = dataclasses.replace(config.inference, kind="persistent", temperature=0.0)
+        model = LatentEBM(dataclasses.replace(model.config, inference=chain), seed=5).double()
+        x = make_batch(self.MANY)
+        kept = Kept(torch.linspace(-1, 1, x.batch_size, dtype=torch.float64)[:, None])
+        config = dataclasses.replace(config, inference=chain, micro_batch=micro_batch)
+        report = Learner(model, config, 1).step(x, 0, kept)
+        return dict(model.named_parameters()), report, kept.z
+
+    @pytest.mark.parametrize("micro_batch", [1, 2, 3, 5, 99])
+    def test_the_parts_learn_what_the_batch_learns(self, make_batch, micro_batch):
+        whole, parts = self.learn(make_batch, 0), self.learn(make_batch, micro_batch)
+        torch.testing.assert_close(parts[2], whole[2], rtol=0, atol=1e-12)
+        for name, weight in whole[0].items():
+            torch.testing.assert_close(parts[0][name].grad, weight.grad, rtol=1e-9, atol=1e-12, msg=name)
+        for name, value in vars(whole[1]).items():
+            torch.testing.assert_close(getattr(parts[1], name), value, rtol=1e-9, atol=1e-12, msg=name)
+
+    def test_no_more_is_worked_on_at_once(self, make_batch, monkeypatch):
+        seen = []
+        condition = LatentEBM.condition
+        monkeypatch.setattr(
+            LatentEBM, "condition", lambda self, x, *more: seen.append(x.batch_size) or condition(self, x, *more)
+        )
+        self.learn(make_batch, 2)
+        assert seen == [2, 2, 1]
+
+    def test_parts_have_noise_of_their_own(self, make_batch):
+        model, config = model_and_config()
+        config = dataclasses.replace(config, micro_batch=1)
+        starts = Learner(model, config, 1)._learn_from_parts(make_batch([[5], [5], [5]]), 0, None)[0]
+        assert len(set(starts.flatten().tolist())) == 3
+
+    @pytest.mark.parametrize("method", method_names())
+    def test_every_method_learns_from_parts(self, make_batch, method):
+        base = model_and_config()[1]
+        config = load_config("demo", method)
+        sizes = {"generator": dataclasses.replace(base.generator, kind=config.generator.kind)}
+        prior = dataclasses.replace(config.prior, latent_dim=min(2, config.prior.latent_dim), width=4, steps=2)
+        chain = dataclasses.replace(config.inference, steps=1, sampled_softmax=0)
+        config = dataclasses.replace(config, **sizes, prior=prior, inference=chain, micro_batch=2)
+        model = LatentEBM(ModelConfig(6, prior, base.generator, chain, config.encoder, config.sampler), seed=5)
+        before = {name: weight.clone() for name, weight in model.named_parameters()}
+        x = make_batch(self.MANY)
+        kept = Kept(torch.zeros(x.batch_size, prior.latent_dim))
+        learner = Learner(model, config, 1)
+        learner.step(x, 0, kept if model.method.is_persistent else None)
+        moved = {
+            name.split(".")[0] for name, weight in model.named_parameters() if not torch.equal(weight, before[name])
+        }
+        assert "generator" in moved
+        assert ("encoder" in moved) == (model.encoder is not None)
+
+    @pytest.mark.parametrize(("micro_batch", "sizes"), [(0, [5]), (2, [2, 2, 1])])
+    def test_extra_updates_of_the_encoder_learn_from_parts(self, make_batch, monkeypatch, micro_batch, sizes):
+        model, config = model_and_config()
+        chain = dataclasses.replace(config.inference, kind="amortised")
+        model = LatentEBM(dataclasses.replace(model.config, inference=chain), seed=5).double()
+        config = dataclasses.replace(config, inference=chain, micro_batch=micro_batch)
+        learner, seen = Learner(model, config, 1), []
+        infer = Learner._infer
+        monkeypatch.setattr(Learner, "_infer", lambda self, x, *k, **m: seen.append((x, k)) or infer(self, x, *k, **m))
+        loss = learner.encoder_step(make_batch(self.MANY), 0, 1)
+        assert [x.batch_size for x, _ in seen] == sizes
+        weights = list(model.encoder.parameters())
+        gathered = [weight.grad.clone() for weight in weights]
+        total = 0.0
+        for x, key in seen:  # each part by itself, with the same noise
+            words, inferred = infer(learner, x, *key)
+            total = total + x.batch_size * (learner._encoder_loss(inferred, 0) - words.log_prob(inferred.z).mean())
+        assert loss.item() == pytest.approx(total.item())
+        expected = [gradient / 5 for gradient in torch.autograd.grad(total, weights)]
+        torch.testing.assert_close(gathered, expected)
 
 
 class TestStep:

@@ -6,6 +6,7 @@ behind that one door.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -38,6 +39,10 @@ class Batch(Protocol):
 
     def repeated(self, copies: int) -> "Batch":
         """Each sample so many times in a row."""
+        ...
+
+    def split(self, size: int) -> "Sequence[Batch]":
+        """Its samples in batches of so many, the last one of what is left."""
         ...
 
 

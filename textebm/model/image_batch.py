@@ -60,3 +60,7 @@ class ImageBatch:
     def repeated(self, copies: int) -> "ImageBatch":
         """Each image so many times in a row."""
         return ImageBatch(self.pixels.repeat_interleave(copies, dim=0))
+
+    def split(self, size: int) -> "list[ImageBatch]":
+        """Its images in batches of so many, the last one of what is left."""
+        return [ImageBatch(part) for part in self.pixels.split(size)]

@@ -191,10 +191,9 @@ class Learner:
         self._set_learning_rates(number)
         stage = self.model.prior.stage(number)
         with self.model.prior.before(stage):
-            last, inferred = self._infer(x, number, chains=chains)
-            positive = inferred.z.detach()
-            negative = self._negatives(inferred, number)
-        log_prob, gradient_norm, of_encoder = self._update_generator(last, inferred, number, update_encoder)
+            starts, positive, of_parts = self._learn_from_parts(x, number, chains)
+            negative = self._negatives(starts, number)
+        log_prob, gradient_norm, of_encoder = self._update_generator(of_parts, number, update_encoder)
         energies = self._update_energy(positive, negative, stage)
         of_sampler = self._update_sampler(x, positive, number)
         if self.average is not None:
@@ -205,7 +204,7 @@ class Learner:
             "prior_energy": energies[1],
             "posterior_norm": positive.norm(dim=1).mean(),
             "prior_norm": negative.norm(dim=1).mean(),
-            "posterior_displacement": (positive - inferred.start.detach()).norm(dim=1).mean(),
+            "posterior_displacement": (positive - starts).norm(dim=1).mean(),
             "gradient_norm": gradient_norm,
             "energy_gradient_norm": energies[2],
         }
@@ -227,12 +226,16 @@ class Learner:
         assert self.model.encoder is not None
         assert self.encoder_optimiser is not None
         self._set_learning_rates(number)
-        likelihood, inferred = self._infer(x, number, update)
-        loss = self._encoder_loss(inferred, number) - likelihood.log_prob(inferred.z).mean()
         self.encoder_optimiser.zero_grad(set_to_none=True)
-        loss.backward(inputs=list(self.model.encoder.parameters()))  # type: ignore[no-untyped-call]
+        inputs, losses = list(self.model.encoder.parameters()), []
+        for key, part in self._parts(x, number, update):
+            likelihood, inferred = self._infer(part, *key)
+            loss = self._encoder_loss(inferred, number) - likelihood.log_prob(inferred.z).mean()
+            share = part.batch_size / x.batch_size
+            (share * loss).backward(inputs=inputs)  # type: ignore[no-untyped-call]
+            losses.append(loss.detach() * part.batch_size)
         self._step_encoder()
-        return loss.detach() * x.batch_size
+        return torch.stack(losses).sum()
 
     def reset_generator(self, number: int) -> None:
         """Give the generator new weights before learning step `number`, and it and the encoder new optimisers.
@@ -254,17 +257,78 @@ class Learner:
             for group in optimiser.param_groups:
                 group["lr"] = rates.get(name, settings.energy_lr) * factor
 
-    def _infer(self, x: Batch, *key: int, chains: Chains | None = None) -> tuple[ConditionedLikelihood, Inferred]:
+    def _parts(self, x: Batch, number: int, update: int = 0) -> list[tuple[tuple[int, ...], Batch]]:
+        """The parts of a batch that are worked on at once, each with the key of its random streams.
+
+        Args:
+            x: the batch.
+            number: of the learning step.
+            update: of the encoder alone within it, from 1; 0 for the learning step itself.
+        """
+        parts = x.split(self.config.micro_batch or x.batch_size)
+        first = (number, update) if update else (number,)
+        return [((number, update, place) if place else first, part) for place, part in enumerate(parts)]
+
+    def _learn_from_parts(
+        self, x: Batch, number: int, chains: Chains | None
+    ) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
+        """Infer z of each part of a batch, and let the gradients of generator and encoder gather over all parts.
+
+        Args:
+            x: the batch; its parts are of `micro_batch` samples.
+            number: of the learning step.
+            chains: the persistent chains of its samples.
+
+        Returns:
+            Where the posterior chains started, where they ended, and what a report says of each part, weighted by its
+            share in the batch.
+
+        Raises:
+            ValueError: inference is persistent, and there are no chains.
+        """
+        if self.model.method.is_persistent and chains is None:
+            raise ValueError("inference is persistent: a learning step needs the chains of its sentences")
+        kept = chains if self.model.method.is_persistent else None
+        parts = self._parts(x, number)
+        sizes = [part.batch_size for _, part in parts]
+        begun = [None] * len(parts) if kept is None else kept.read().split(sizes)
+        self.generator_optimiser.zero_grad(set_to_none=True)
+        if self.encoder_optimiser is not None:
+            self.encoder_optimiser.zero_grad(set_to_none=True)
+        starts, ends, told = [], [], []
+        for (key, part), start in zip(parts, begun, strict=True):
+            likelihood, inferred = self._infer(part, *key, start=start)
+            told.append(self._gather(likelihood, inferred, number, part.batch_size / x.batch_size))
+            starts.append(inferred.start.detach())
+            ends.append(inferred.z.detach())
+        if kept is not None:
+            kept.write(torch.cat(ends))
+        return torch.cat(starts), torch.cat(ends), told
+
+    def _gather(
+        self, likelihood: ConditionedLikelihood, inferred: Inferred, number: int, share: float
+    ) -> dict[str, Tensor]:
+        """Add the gradients of a part, which is that share of its batch; returns what a report says of it."""
+        log_prob = likelihood.log_prob(inferred.z).mean()
+        of_encoder = self._encoder_loss(inferred, number)
+        loss = -log_prob if self.encoder_optimiser is None else of_encoder - log_prob
+        (share * loss).backward()  # type: ignore[no-untyped-call]
+        seen = {"log_prob": log_prob}
+        if inferred.q is not None:
+            with torch.no_grad():
+                kl = kl_divergence(inferred.q, inferred.start, self.model.prior).mean()
+            seen |= {"kl": kl, "encoder_loss": of_encoder}
+        return {name: share * value.detach() for name, value in seen.items()}
+
+    def _infer(self, x: Batch, *key: int, start: Tensor | None = None) -> tuple[ConditionedLikelihood, Inferred]:
         """Posterior samples, and the likelihood that the generator learns from.
 
         Args:
             x: the batch.
             key: of the random streams; the step's number comes first.
-            chains: the persistent chains of its sentences.
+            start: where its persistent chains stand.
         """
         device, config, method = self.model.device, self.config, self.model.method
-        if method.is_persistent and chains is None:
-            raise ValueError("inference is persistent: a learning step needs the chains of its sentences")
         masks = stream(config.seed, "dropout", *key, device=device)
         candidates = self._candidates(*key) if method.has_chain else None
         conditioned = self.model.condition(x, masks, self.precision, config.computation, candidates)
@@ -274,7 +338,6 @@ class Learner:
         def of_step() -> ConditionedLikelihood:
             return conditioned.with_fresh_masks(masks)
 
-        start = chains.read() if method.is_persistent and chains is not None else None
         inferred = self.model.posterior(
             Request(
                 x,
@@ -286,18 +349,16 @@ class Learner:
                 self.precision,
             )
         )
-        if start is not None and chains is not None:
-            chains.write(inferred.z)
         return of_step() if fresh else conditioned, inferred
 
-    def _negatives(self, inferred: Inferred, number: int) -> Tensor:
+    def _negatives(self, starts: Tensor, number: int) -> Tensor:
         """Prior samples: one for each posterior sample, unless fewer chains are kept, or prior chains start at both
         the posterior chains' starts and the reference Gaussian.
         """
-        seed, device, n = self.config.seed, self.model.device, len(inferred.z)
+        seed, device, n = self.config.seed, self.model.device, len(starts)
         noise = stream(seed, "prior", number, device=device)
         if self.model.draws_prior_starts and self.config.sampler.prior_start == "posterior":
-            start = torch.cat([inferred.start, self.model.prior.sample_reference(n, noise)])
+            start = torch.cat([starts, self.model.prior.sample_reference(n, noise)])
             return self.model.prior.move(start, noise)
         if self.chains is None:
             return self.model.sample_prior(n, noise)
@@ -309,30 +370,19 @@ class Learner:
         return Candidates(sampled, stream(self.config.seed, "candidates", *key, device=device)) if sampled else None
 
     def _update_generator(
-        self, likelihood: ConditionedLikelihood, inferred: Inferred, number: int, update_encoder: bool
+        self, of_parts: list[dict[str, Tensor]], number: int, update_encoder: bool
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Update the generator, and the encoder with it; returns what a report says of both."""
-        log_prob = likelihood.log_prob(inferred.z).mean()
-        loss, of_encoder = -log_prob, self._encoder_loss(inferred, number)
-        if self.encoder_optimiser is not None:
-            loss = loss + of_encoder
-            self.encoder_optimiser.zero_grad(set_to_none=True)
-        self.generator_optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        """Let the generator, and the encoder with it, follow what the parts gathered; returns what a report says."""
         self._scale_generator_gradient()
         norm = clip(list(self.model.generator.parameters()), self.config.optimiser.clip)
         self.generator_optimiser.step()
-        if inferred.q is None:
-            return log_prob.detach(), norm, {}
-        with torch.no_grad():
-            kl = kl_divergence(inferred.q, inferred.start, self.model.prior).mean()
-        seen = {
-            "kl": kl,
-            "kl_weight": torch.full_like(kl, 0.0 if self.model.method.has_chain else self._kl_weight(number)),
-            "encoder_loss": of_encoder.detach(),
-            "encoder_gradient_norm": self._step_encoder(update_encoder),
-        }
-        return log_prob.detach(), norm, seen
+        seen = {name: torch.stack([part[name] for part in of_parts]).sum() for name in of_parts[0]}
+        log_prob = seen.pop("log_prob")
+        if seen:
+            weight = 0.0 if self.model.method.has_chain else self._kl_weight(number)
+            seen["kl_weight"] = torch.full_like(log_prob, weight)
+            seen["encoder_gradient_norm"] = self._step_encoder(update_encoder)
+        return log_prob, norm, seen
 
     def _scale_generator_gradient(self) -> None:
         """Turn the gradient of −log p(x|z) into that of the generator's own loss; the encoder keeps the former."""

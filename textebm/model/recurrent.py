@@ -58,6 +58,11 @@ class TextBatch(NamedTuple):
         """Each sentence so many times in a row."""
         return TextBatch(*(part.repeat_interleave(copies, dim=0) for part in self))
 
+    def split(self, size: int) -> "list[TextBatch]":
+        """Its sentences in batches of so many, the last one of what is left; each as wide as its longest."""
+        parts = zip(*(part.split(size) for part in self), strict=True)
+        return [TextBatch(x[:, : int(n.max())], y[:, : int(n.max())], n) for x, y, n in parts]
+
     def _moved(self, device: torch.device | str) -> "TextBatch":
         inputs, targets = (t.to(device, non_blocking=True) for t in (self.inputs, self.targets))
         return TextBatch(inputs, targets, self.lengths)
