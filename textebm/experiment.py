@@ -6,38 +6,23 @@ cell that was cut or interrupted goes on where it stopped. An experiment is an e
 """
 
 import dataclasses
-import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from textebm import checkpoint, evaluation, generation, hardware, plots, training
+from textebm import checkpoint, training
 from textebm.config import Config, from_dict, load_config, method_names, to_dict
 from textebm.data.registry import Corpus
-from textebm.errors import CheckpointError, ConfigError, UsageError
-from textebm.lm_eval.kept import grouped, keep_scores, kept_scores
+from textebm.errors import ConfigError, UsageError
 from textebm.lm_eval.protocols import DEFAULT_PROTOCOL, get_protocol
-from textebm.materials.text import batches_an_epoch, load_splits
+from textebm.measures import MEASURES, SCORES, Measures, as_json
 
-SAMPLES = 20
-"""Generated sentences that a result quotes."""
-LEARNING_CURVE_LINES = 10
-HELD_OUT_SENTENCES = 2000
-"""At most so many sentences of valid and of test are scored, spread evenly, the same ones for every method."""
-LIKELIHOOD_SENTENCES = 200
-"""Of valid, whose marginal likelihood is estimated, spread evenly: 500 samples of z each cost as much as an epoch."""
-ACTIVE_UNIT_SENTENCES = 200
 CHECKPOINT_EVERY = 500
 """Learning steps between two checkpoints, beside those at the ends of epochs: what a crash costs at most."""
 
 Size = Literal["small", "full"]
-Metric = Literal["fppl", "rppl"]
-METRICS: tuple[Metric, ...] = ("fppl", "rppl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +37,7 @@ class Experiment:
             out, and said so.
         settings: dotted key -> value, laid over preset and method in every cell.
         max_steps: learning steps at most.
-        samples: sentences for FPPL and RPPL; None for as many as the protocol prescribes.
+        samples: sentences for FPPL and RPPL, or images; None for as many as the protocol, or `measures`, prescribes.
     """
 
     name: str
@@ -104,7 +89,14 @@ SMOKE = Experiment(
     samples=300,
 )
 
-EXPERIMENTS = {experiment.name: experiment for experiment in (TABLE2, SMOKE)}
+IMAGES = Experiment(
+    "images",
+    "MSE and a Fréchet distance of images: what the tilt brings over a Gaussian prior and a VAE",
+    {"small": ("mnist-small", "cifar10-small"), "full": ("svhn", "cifar10", "celeba64")},
+    ("lebm", "sri", "vae"),
+)
+
+EXPERIMENTS = {experiment.name: experiment for experiment in (TABLE2, IMAGES, SMOKE)}
 
 
 def get_experiment(name: str) -> Experiment:
@@ -279,6 +271,7 @@ class Sitting:
 
     Args:
         run: runs a command of textebm, given its name and its arguments, and returns the exit code.
+        find_corpus: the corpus of text that a run's settings mean.
         results: folder of results.
         runs: folder of runs.
         device: where to compute.
@@ -286,7 +279,6 @@ class Sitting:
         protocols: under which samples are measured; the default one is always among them.
         judge_seeds: neural judges trained for each score.
         likelihood: whether there is a command `likelihood` to be run.
-        find_corpus: the corpus that a run's settings mean.
         deadline: reading of `time.monotonic` at which work ends; None for no limit.
     """
 
@@ -332,7 +324,8 @@ class Sitting:
         return self.judge_seeds if get_protocol(protocol).judge == "lstm" else 1
 
     @property
-    def _common(self) -> list[str]:
+    def common(self) -> list[str]:
+        """The arguments that every command gets."""
         return ["--device", self.device, *(["--data-dir", self.data_dir] if self.data_dir else [])]
 
     # ---- how far a cell is
@@ -347,18 +340,16 @@ class Sitting:
         if path.exists():
             result = checkpoint.read_json(path)
             _require_same(path, result.get("config"), cell)
-            if all(self._is_measured(_scores_of(result, protocol), protocol) for protocol in self.protocols):
+            if self.measures(cell).is_complete(result):
                 return "done"
         if not (run_dir / "checkpoints" / "last.json").exists():
             return "not begun"
         _require_same(run_dir, checkpoint.read_json(run_dir / "config.json"), cell)
         return "trained" if cell.is_trained(run_dir) else "training"
 
-    def _is_measured(self, scores: Mapping[str, Any], protocol: str) -> bool:
-        return all(
-            metric in scores and scores[metric]["details"]["repeats"]["runs"] >= self.repeats(protocol)
-            for metric in METRICS
-        )
+    def measures(self, cell: Cell) -> Measures:
+        """What is measured of a cell."""
+        return MEASURES[cell.config.generator.kind](self)
 
     # ---- work on a cell
 
@@ -382,7 +373,8 @@ class Sitting:
                 return "interrupted"
             if not cell.is_trained(self.run_dir(cell)):
                 return "cut"
-        for measure in self._measurements(cell):
+        self.scores_dir(cell).mkdir(exist_ok=True)
+        for measure in self.measures(cell).steps(cell):
             if self.is_over():
                 return "cut"
             if measure() != 0:
@@ -394,50 +386,16 @@ class Sitting:
         folder = ["--run-dir", str(self.run_dir(cell)), "--resume", "auto"]
         left = self.minutes_left()
         limit = [] if left is None else ["--max-minutes", f"{left:.4f}"]
-        return [*cell.words, *folder, *self._common, "--checkpoint-every", str(CHECKPOINT_EVERY), *limit]
+        return [*cell.words, *folder, *self.common, "--checkpoint-every", str(CHECKPOINT_EVERY), *limit]
 
-    def _measurements(self, cell: Cell) -> Iterator[Callable[[], int]]:
-        """What is still to be measured, each a call that returns an exit code."""
-        folder = self._scores_dir(cell)
-        folder.mkdir(exist_ok=True)
-        if not (folder / FIGURES).exists():
-            yield functools.partial(self._measure_figures, cell)
-        model = ["--model", str(self.run_dir(cell)), *self._common]
-        if self.likelihood and not (folder / LIKELIHOOD).exists():
-            few = ["-n", str(LIKELIHOOD_SENTENCES), "--output", str(folder / LIKELIHOOD)]
-            yield functools.partial(self.run, "likelihood", [*model, *few])
-        for protocol in self.protocols:
-            if not self._is_measured(self._read_scores(cell, protocol), protocol):
-                for metric in METRICS:
-                    yield functools.partial(self._measure_score, cell, protocol, metric, model)
-
-    def _measure_score(self, cell: Cell, protocol: str, metric: Metric, model: Sequence[str]) -> int:
-        """FPPL or RPPL of samples that are drawn with seed 0, as the judges' seeds are 0, 1, ... in every cell."""
-        wanted = cell.experiment.samples
-        number = [] if wanted is None else ["-n", str(wanted)]
-        repeats = self.repeats(protocol)
-        seeds = ["--repeats", str(repeats)] if repeats > 1 else []
-        scores, sentences = (self._scores_dir(cell) / f"{protocol}-{metric}.{ending}" for ending in ("json", "npz"))
-        files = ["--sentence-scores", str(sentences), "--output", str(scores)]
-        return self.run(metric, [*model, "--protocol", protocol, *number, *seeds, *files])
-
-    def _measure_figures(self, cell: Cell) -> int:
-        config = cell.config
-        found = figures(self.run_dir(cell), self.find_corpus(config), self.device)
-        checkpoint.write_text(self._scores_dir(cell) / FIGURES, _as_json(found))
-        return 0
-
-    def _scores_dir(self, cell: Cell) -> Path:
+    def scores_dir(self, cell: Cell) -> Path:
+        """The folder in a cell's run of what was measured of it."""
         return self.run_dir(cell) / SCORES
-
-    def _read_scores(self, cell: Cell, protocol: str) -> dict[str, Any]:
-        paths = {metric: self._scores_dir(cell) / f"{protocol}-{metric}.json" for metric in METRICS}
-        kept = [metric for metric, path in paths.items() if path.exists() and path.with_suffix(".npz").exists()]
-        return {metric: checkpoint.read_json(paths[metric]) for metric in kept}
 
     def _write_result(self, cell: Cell) -> None:
         """Everything about a cell in one file; nothing in it names a place on this machine."""
-        place = f"{SCORES}/{cell.name}"
+        path = self.result_file(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
         own = {
             "name": cell.name,
             "experiment": cell.experiment.name,
@@ -446,44 +404,8 @@ class Sitting:
             "command": f"textebm train {' '.join(cell.words)}",
             "seed": cell.seed,
             "config": to_dict(_anywhere(cell.config)),
-            "sentence_scores": place,
         }
-        found = checkpoint.read_json(self._scores_dir(cell) / FIGURES)
-        likelihood = self._scores_dir(cell) / LIKELIHOOD
-        if likelihood.exists():
-            found["likelihood"] = checkpoint.read_json(likelihood)
-        by_protocol = {protocol: self._read_scores(cell, protocol) for protocol in self._kept_protocols(cell)}
-        scores = by_protocol.pop(DEFAULT_PROTOCOL)
-        judges = {"judges": by_protocol} if by_protocol else {}
-        path = self.result_file(cell)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._write_sentence_scores(cell, path.parent / place)
-        checkpoint.write_text(path, _as_json({**own, **found, **scores, **judges}))
-
-    def _write_sentence_scores(self, cell: Cell, folder: Path) -> None:
-        """What intervals of differences need beside the result, small enough to keep where the run is not kept."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for protocol in self._kept_protocols(cell):
-            for metric in METRICS:
-                name = f"{protocol}-{metric}.npz"
-                kept = kept_scores(self._scores_dir(cell) / name)
-                keep_scores(folder / name, kept.signature, grouped(kept.runs))
-
-    def _kept_protocols(self, cell: Cell) -> list[str]:
-        """Those that were measured, in this sitting or an earlier one."""
-        names = {path.stem.removesuffix("-fppl") for path in self._scores_dir(cell).glob("*-fppl.json")}
-        return [name for name in dict.fromkeys((*self.protocols, *sorted(names))) if self._read_scores(cell, name)]
-
-
-SCORES, FIGURES, LIKELIHOOD = "scores", "figures.json", "likelihood.json"
-"""In a run folder: what was measured of its best checkpoint, and the scores of each sentence behind it. A folder of
-results has SCORES too, for sums over groups of sentences."""
-
-
-def _scores_of(result: Mapping[str, Any], protocol: str) -> dict[str, Any]:
-    """FPPL and RPPL under a protocol in a result."""
-    of_protocol = result if protocol == DEFAULT_PROTOCOL else result.get("judges", {}).get(protocol, {})
-    return {metric: of_protocol[metric] for metric in METRICS if metric in of_protocol}
+        checkpoint.write_text(path, as_json({**own, **self.measures(cell).found(cell, path.parent)}))
 
 
 @contextmanager
@@ -528,61 +450,3 @@ def _require_same(where: Path, written: object, cell: Cell) -> None:
 def _anywhere(config: Config) -> Config:
     """The settings without the place of the data."""
     return dataclasses.replace(config, data_dir=None)
-
-
-def _as_json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-# -------------------------------------------------------------------------------------------------------------- figures
-
-
-def figures(run_dir: Path, corpus: Corpus, device: torch.device | str) -> dict[str, Any]:
-    """What is reported of a run beside FPPL and RPPL: how it was made, held-out figures, its learning curve, samples.
-
-    Args:
-        run_dir: a run folder; its best checkpoint is measured.
-        corpus: the corpus of the run.
-        device: where to compute.
-
-    Returns:
-        In JSON types. `valid` and `test` are measured on `HELD_OUT_SENTENCES` sentences at most, with the chains of
-        training.
-
-    Raises:
-        CheckpointError: the folder holds no run.
-    """
-    folder, _ = checkpoint.find_model(str(run_dir))
-    config, progress = checkpoint.read_run(folder)
-    last = checkpoint.pointed_at(run_dir, "last")
-    if last is None:
-        raise CheckpointError(f"{run_dir} holds no run")
-    trained = checkpoint.read_run(last)[1]
-    model, tokenizer = generation.load(folder, device)
-    splits = load_splits(corpus, config, tokenizer)
-    log = plots.read_log(run_dir)
-    sittings = [line for line in log if line["kind"] in ("start", "resume")]
-    curve = [line for line in log if line["kind"] == "valid"]
-    epochs = progress.epoch + progress.batch / batches_an_epoch(config, splits.train)
-    held_out: dict[str, dict[str, Any]] = {
-        split: evaluation.validate(model, text, config.seed, HELD_OUT_SENTENCES).to_dict()
-        for split, text in (("valid", splits.valid), ("test", splits.test))
-    }
-    if config.evaluation.active_unit_sentences and config.prior.dimensions:
-        units = evaluation.active_units(model, splits.valid, config.seed, ACTIVE_UNIT_SENTENCES)
-        held_out["valid"] |= dict(zip(("active_units", "active_unit_variances"), units, strict=True))
-    return {
-        "commit": sittings[0].get("commit"),
-        "commits": list(dict.fromkeys(line.get("commit") for line in sittings)),
-        "hardware": sittings[0].get("hardware"),
-        "versions": hardware.versions(),
-        "steps": progress.step,
-        "epochs": epochs,
-        "steps_trained": trained.step,
-        "minutes": round(trained.seconds / 60, 1),
-        "sittings": len(sittings),
-        "learning_curve": curve[-LEARNING_CURVE_LINES:],
-        **{split: training.finite(values) for split, values in held_out.items()},
-        "unigram_perplexity": evaluation.unigram_perplexity(splits.train, splits.valid, tokenizer.get_vocab_size()),
-        "samples": [dataclasses.asdict(s) for s in generation.generate(model, tokenizer, SAMPLES, config.seed)],
-    }

@@ -446,6 +446,7 @@ class Compare:
       textebm compare a.json b.json
       textebm compare a.json b.json --published --format markdown
       textebm compare results/table2/*.json --against sri --published --format markdown --output results/table2.md
+      textebm compare results/images/*.json --against sri
       textebm compare --published
     """
 
