@@ -115,6 +115,12 @@ class TestDataSets:
         itself = json.loads(command("fid", *words, "--against", "test").out)
         assert itself["score"] == pytest.approx(0, abs=1e-9)
 
+    def test_a_folder_that_is_not_there_is_told_before_anything_is_fetched(self, command: Command, home: Path) -> None:
+        done = command("fid", "--samples", "nowhere", "--data", "mnist", "--features", "inception")
+        assert done.code == 2
+        assert "nowhere" in done.err
+        assert "mnist" not in done.err and "weights" not in done.err
+
     def test_a_split_must_be_named(self, command: Command, measured: Sides) -> None:
         done = command("fid", *measured, "--samples", "mnist")
         assert done.code == 2

@@ -34,11 +34,12 @@ def fid(arguments: Sequence[str]) -> int:
         neighbours=chosen.neighbours,
         seed=chosen.seed,
     )
+    given = None if chosen.samples is None else _samples(chosen, chosen.samples)
     folder = model_folder(chosen) if chosen.samples is None or chosen.data is None else None
     real, facts = _real(chosen, folder)
     device = choose_device(chosen.device)
     extractor = FeatureExtractor.load(chosen.features, chosen.weights, device, say)  # before hours of drawing
-    generated, more = _generated(chosen, folder, device)
+    generated, more = _drawn(chosen, folder, device) if given is None else (given, {})
     total = (settings.n or len(generated)) + (settings.real_n or len(real))
     with progress_bar(total, "image") as bar:
         score = frechet_score(generated, real, extractor, settings, facts=facts | more, advance=bar.update)
@@ -48,31 +49,29 @@ def fid(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _generated(chosen: options.Fid, folder: Path | None, device: "torch.device") -> "tuple[ImageSet, dict[str, str]]":
-    """The images that --samples names, or that a model draws, and what the signature says of them."""
+def _samples(chosen: options.Fid, samples: str) -> "ImageSet":
+    """The images that --samples names."""
     from textebm.data.registry import SPLITS
 
-    if chosen.samples is None:
-        assert folder is not None  # it was looked for
-        return _drawn(chosen, folder, device)
     if chosen.prior_steps is not None:
         raise UsageError("--prior-steps is of images that a model draws, and does not go with --samples")
-    name, _, end = chosen.samples.rpartition(":")
+    name, _, end = samples.rpartition(":")
     for split in SPLITS:
         if split == end and _is_data_set(name):
-            return _split_of(chosen, name, split), {}
-    if _is_data_set(chosen.samples):
-        raise UsageError(f"--samples {chosen.samples} is a data set: say which split, as in {chosen.samples}:test")
-    return _given(chosen.samples, chosen.skip_bad), {}
+            return _split_of(chosen, name, split)
+    if _is_data_set(samples):
+        raise UsageError(f"--samples {samples} is a data set: say which split, as in {samples}:test")
+    return _given(samples, chosen.skip_bad)
 
 
-def _drawn(chosen: options.Fid, folder: Path, device: "torch.device") -> "tuple[ImageSet, dict[str, str]]":
-    """Images that a model draws: mean images of latents from the prior chain."""
+def _drawn(chosen: options.Fid, folder: Path | None, device: "torch.device") -> "tuple[ImageSet, dict[str, str]]":
+    """Images that a model draws, the means of latents from the prior chain, and what the signature says of them."""
     import torch
 
     from textebm import generation, image_generation
     from textebm.image_eval.images import ArrayImages
 
+    assert folder is not None  # it was looked for, where there are no --samples
     if chosen.prior_steps is not None and chosen.prior_steps < 0:
         raise UsageError(f"--prior-steps is {chosen.prior_steps}: it must be 0 or more")
     model, n, parts = image_generation.load(folder, device), chosen.n or DRAWN, []
