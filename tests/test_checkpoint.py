@@ -4,11 +4,14 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from textebm import checkpoint
@@ -17,7 +20,7 @@ from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserCo
 from textebm.data.registry import Split
 from textebm.data.text import encode
 from textebm.data.vocabulary import build_tokenizer, load_tokenizer
-from textebm.errors import CheckpointError
+from textebm.errors import CheckpointError, DamagedError
 from textebm.materials.text import Splits, TextMaterial
 from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.learner import Learner
@@ -119,7 +122,7 @@ class TestRoundTrip:
 
 
 class TestPruning:
-    def test_only_the_best_and_the_last_are_kept(self, run: Run) -> None:
+    def test_the_best_the_last_and_the_one_before_are_kept(self, run: Run) -> None:
         kept = []
         for best in (False, True, False, False, True, False):
             run.step()
@@ -127,10 +130,10 @@ class TestPruning:
             kept.append(saved_steps(run.folder))
         assert kept == [
             ["step-1"],
-            ["step-2"],
+            ["step-1", "step-2"],
             ["step-2", "step-3"],
-            ["step-2", "step-4"],
-            ["step-5"],
+            ["step-2", "step-3", "step-4"],
+            ["step-4", "step-5"],
             ["step-5", "step-6"],
         ]
         assert checkpoint.pointed_at(run.folder, "best") == run.folder / "checkpoints" / "step-5"
@@ -198,7 +201,7 @@ class TestCrash:
         assert best is not None
         LatentEBM.from_pretrained(best)
         assert run.save(best=True).name == "step-2"
-        assert saved_steps(run.folder) == ["step-2"]
+        assert saved_steps(run.folder) == ["step-1", "step-2"]
 
     @pytest.mark.parametrize("moment", MOMENTS)
     def test_saving_the_same_step_again_risks_nothing(
@@ -230,6 +233,118 @@ class TestCrash:
         assert path.read_text() == "old"
         checkpoint.write_text(path, "new")
         assert path.read_text() == "new"
+
+
+class TestWhole:
+    """What is not as it was written is noticed, and the newest checkpoint that is goes on."""
+
+    FILES = ("config.json", "model.safetensors", "optimiser.safetensors", "run.json")
+
+    @pytest.fixture
+    def twice(self, run: Run) -> Run:
+        """A run with two checkpoints, the first of which did best."""
+        run.step()
+        run.save(best=True, best_score=1.0, best_step=1)
+        run.step()
+        run.save(best_score=1.0, best_step=1)
+        return run
+
+    def test_as_it_was_written(self, twice: Run) -> None:
+        for step in saved_steps(twice.folder):
+            checkpoint.verify(twice.folder / "checkpoints" / step)
+        assert checkpoint.newest_whole(twice.folder) == (twice.folder / "checkpoints" / "step-2", [])
+
+    @pytest.mark.parametrize("name", FILES)
+    @given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    def test_any_changed_byte_is_noticed(self, twice: Run, name: str, where: float, flip: int) -> None:
+        path = twice.folder / "checkpoints" / "step-2" / name
+        whole = path.read_bytes()
+        place = int(where * len(whole))
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+        try:
+            json_is_the_same = name == "run.json" and same_json(path.read_bytes(), whole)
+            if not json_is_the_same:  # a blank more or less between two values changes nothing
+                with pytest.raises(DamagedError, match=re.escape(name)):
+                    checkpoint.verify(path.parent)
+        finally:
+            path.write_bytes(whole)
+
+    @pytest.mark.parametrize("name", FILES)
+    @pytest.mark.parametrize("left", [0.0, 0.5, None])
+    def test_a_file_that_is_cut_short_or_gone(self, twice: Run, name: str, left: float | None) -> None:
+        path = twice.folder / "checkpoints" / "step-2" / name
+        if left is None:
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
+        found, damage = checkpoint.newest_whole(twice.folder)
+        assert found == twice.folder / "checkpoints" / "step-1"
+        assert len(damage) == 1 and name in damage[0]
+
+    def test_going_back_drops_what_is_damaged_and_keeps_the_best(self, twice: Run) -> None:
+        (twice.folder / "checkpoints" / "step-2" / "optimiser.safetensors").unlink()
+        before = checkpoint.newest_whole(twice.folder)[0]
+        checkpoint.go_back_to(before)
+        assert saved_steps(twice.folder) == ["step-1"]
+        assert checkpoint.pointed_at(twice.folder, "last") == checkpoint.pointed_at(twice.folder, "best") == before
+        assert checkpoint.newest_whole(twice.folder) == (before, [])
+
+    def test_a_damaged_best_gives_way_to_the_one_before(self, twice: Run) -> None:
+        twice.step()
+        twice.save(best=True, best_score=0.5, best_step=3)
+        (twice.folder / "checkpoints" / "step-3" / "model.safetensors").write_bytes(b"")
+        found = checkpoint.newest_whole(twice.folder)[0]
+        assert found.name == "step-2"
+        checkpoint.go_back_to(found)
+        assert checkpoint.pointed_at(twice.folder, "best") is None  # step 1 was, and is not kept
+        twice.save(best=True)
+        assert checkpoint.pointed_at(twice.folder, "best").name == "step-3"
+
+    @pytest.mark.parametrize("content", ["", "{", '{"folder": "step-7"}', "[]"])
+    def test_a_pointer_that_points_nowhere(self, twice: Run, content: str) -> None:
+        (twice.folder / "checkpoints" / "last.json").write_text(content)
+        found, damage = checkpoint.newest_whole(twice.folder)
+        assert found.name == "step-2"
+        assert "last.json" in damage[0]
+        checkpoint.go_back_to(found)
+        assert checkpoint.pointed_at(twice.folder, "last") == found
+        assert checkpoint.pointed_at(twice.folder, "best").name == "step-1"
+
+    def test_nothing_whole_is_an_error_that_says_so(self, twice: Run) -> None:
+        for step in saved_steps(twice.folder):
+            (twice.folder / "checkpoints" / step / "model.safetensors").write_bytes(b"x")
+        with pytest.raises(DamagedError, match=r"no checkpoint of .* is whole"):
+            checkpoint.newest_whole(twice.folder)
+
+    def test_a_folder_without_a_run(self, tmp_path: Path) -> None:
+        assert checkpoint.newest_whole(tmp_path) == (None, [])
+        assert not checkpoint.holds_run(tmp_path)
+
+    def test_a_checkpoint_of_before_there_were_checksums_passes(self, twice: Run) -> None:
+        path = twice.folder / "checkpoints" / "step-2" / "run.json"
+        described = json.loads(path.read_text())
+        del described["files"], described["sha256"]
+        path.write_text(json.dumps(described))
+        checkpoint.verify(path.parent)
+
+    def test_a_damaged_model_is_not_sampled(self, twice: Run) -> None:
+        folder = twice.folder / "checkpoints" / "step-2"
+        path = folder / "model.safetensors"
+        whole = bytearray(path.read_bytes())
+        whole[-1] ^= 1
+        path.write_bytes(whole)
+        with pytest.raises(DamagedError, match=r"--model .*step-1 names another checkpoint"):
+            checkpoint.verify_model(folder)
+        checkpoint.verify_model(twice.folder)  # no checkpoint: nothing to go by
+
+
+def same_json(content: bytes, whole: bytes) -> bool:
+    """Whether two files hold the same JSON."""
+    try:
+        return json.loads(content) == json.loads(whole)
+    except ValueError:
+        return False
 
 
 class TestDamage:

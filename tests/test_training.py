@@ -91,11 +91,12 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
 
 class TestRunFolder:
     def test_holds_what_the_documentation_says(self, trained_run: Path) -> None:
-        assert {p.name for p in trained_run.iterdir()} == {"config.json", "log.jsonl", "checkpoints"}
-        last, best = (checkpoint.pointed_at(trained_run, name) for name in ("last", "best"))
-        assert last is not None
+        files = {p.name for p in trained_run.iterdir() if not p.name.startswith(".")}
+        assert files == {"config.json", "log.jsonl", "checkpoints"}
+        last, previous, best = (checkpoint.pointed_at(trained_run, name) for name in ("last", "previous", "best"))
         assert last.name == f"step-{STEPS}"
-        assert {p.name for p in (trained_run / "checkpoints").iterdir() if p.is_dir()} == {last.name, best.name}
+        kept = {p.name for p in (trained_run / "checkpoints").iterdir() if p.is_dir()}
+        assert kept == {last.name, previous.name, best.name}
 
     def test_the_log_has_every_figure_and_each_is_finite(self, trained_run: Path) -> None:
         train, valid = log_of(trained_run, "train"), log_of(trained_run, "valid")
@@ -410,6 +411,53 @@ class TestInterrupt:
         assert weights(tmp_path / "run") == weights(tmp_path / "straight")
 
 
+class TestDamage:
+    """What happens to a run folder, and to a run in it."""
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "optimiser.safetensors", "run.json", "last.json"])
+    def test_a_damaged_checkpoint_is_said_and_the_run_ends_as_if_there_were_none(
+        self, name: str, tiny_config: Path, command, tmp_path: Path
+    ) -> None:
+        cut = ("--config", tiny_config, "--run-dir", "run", "--checkpoint-every", 2)
+        assert command("train", *cut, "--max-steps", EPOCH + 2).code == 0
+        last = checkpoint.pointed_at(tmp_path / "run", "last")
+        path = last.parent / name if name == "last.json" else last / name
+        whole = bytearray(path.read_bytes())
+        whole[len(whole) // 2] ^= 0x10
+        path.write_bytes(whole)
+        done = command("train", "--resume", "run", "--checkpoint-every", 2)
+        assert done.code == 0, done.err
+        assert f"{name} " in done.err
+        assert "the newest checkpoint that is whole" in done.err
+        assert command("train", *cut, "--run-dir", "straight").code == 0
+        assert_same_checkpoint(tmp_path / "run", tmp_path / "straight")
+        logs = [comparable(tmp_path / run) for run in ("run", "straight")]
+        stopped = EPOCH + 2  # where the run was validated because it was cut there
+        assert [line for line in logs[0] if (line["kind"], line["step"]) != ("valid", stopped)] == logs[1]
+
+    def test_two_processes_do_not_train_in_one_folder(
+        self, tiny_config: Path, command, start_process, tmp_path: Path
+    ) -> None:
+        longer = tmp_path / "long.yaml"
+        longer.write_text(tiny_config.read_text().replace("epochs: 3", "epochs: 10000"))
+        process = start_process("train", "--config", longer, "--run-dir", "run")
+        try:
+            wait_for_training(process, tmp_path / "run" / "log.jsonl")
+            before = (tmp_path / "run" / "config.json").stat().st_mtime_ns
+            done = command("train", "--run-dir", "run", "--config", tiny_config, "--resume", "auto")
+            assert done.code == 1
+            assert "another process trains in run" in done.err
+            assert (tmp_path / "run" / "config.json").stat().st_mtime_ns == before
+        finally:
+            process.kill()
+            process.communicate()
+        assert command("train", "--resume", "run", "--max-steps", 1).code == 0  # a killed process holds nothing
+
+    def test_a_run_that_does_not_begin_leaves_no_folder(self, tiny_config: Path, command, tmp_path: Path) -> None:
+        assert command("train", "--config", tiny_config, "--data", "nowhere.txt", "--run-dir", "run").code != 0
+        assert not (tmp_path / "run").exists()
+
+
 class TestDivergence:
     def test_of_the_chain_is_seen_before_anything_is_saved(self, tiny_config: Path, command, tmp_path: Path) -> None:
         done = command("train", "--config", tiny_config, "--run-dir", "run", "--inference.step-size", 1e6)
@@ -527,11 +575,15 @@ class TestVariants:
 
 
 class TestDamagedRun:
-    """A run folder that was damaged ends with exit code 1 and names the file."""
+    """A run whose only checkpoint was damaged ends with exit code 1 and names the file."""
 
     @pytest.fixture
     def run(self, trained_run: Path, tmp_path: Path) -> Path:
-        return Path(shutil.copytree(trained_run, tmp_path / "run"))
+        run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+        for folder in (run / "checkpoints").glob("step-*"):
+            if folder.name != f"step-{STEPS}":
+                shutil.rmtree(folder)
+        return run
 
     @pytest.mark.parametrize(
         "file", ["model.safetensors", "optimiser.safetensors", "run.json", "tokenizer.json", "config.json"]
@@ -546,12 +598,13 @@ class TestDamagedRun:
         done = command("train", "--resume", "run")
         assert done.code == 1
         assert file in done.err
+        assert "no checkpoint of run is whole" in done.err
 
     def test_a_pointer_to_nothing(self, run: Path, command) -> None:
         shutil.rmtree(run / "checkpoints" / f"step-{STEPS}")
         done = command("train", "--resume", "run")
         assert done.code == 1
-        assert f"points at step-{STEPS}, which is not there" in done.err
+        assert "there is no checkpoint to go on from" in done.err
 
     def test_settings_that_do_not_parse(self, run: Path, command) -> None:
         (run / "config.json").write_text("{")

@@ -7,13 +7,17 @@
                                   weights that it averages
     RUN/checkpoints/step-N/chains.npy   where persistent chains stood, in a run that has them (RUN/chains.npy: now)
     RUN/checkpoints/last.json     which step-N is the newest
+    RUN/checkpoints/previous.json which one was before it
     RUN/checkpoints/best.json     which step-N did best on valid
 
 A step folder is written under another name and renamed when complete; a pointer file is replaced in one move. So a
-crash at any moment leaves the previous checkpoint in place. Nothing is ever unpickled: safetensors and JSON only.
+crash at any moment leaves the previous checkpoint in place. run.json holds the SHA-256 of every file beside it, and of
+itself; the checkpoint before the last one is kept, and a run whose last one was cut short or changed goes on from it.
+Nothing is ever unpickled: safetensors and JSON only.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -23,8 +27,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from textebm.config import Config, from_dict, to_dict
-from textebm.errors import CheckpointError, ConfigError
-from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
+from textebm.errors import CheckpointError, ConfigError, DamagedError
+from textebm.model.latent_ebm import CONFIG, WEIGHTS, LatentEBM, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from textebm.chains import ChainMemory
@@ -124,9 +128,9 @@ def save(
     folder = run_dir / "checkpoints"
     final = folder / f"step-{progress.step}"
     state = {"config": to_dict(config), "progress": dataclasses.asdict(progress), "contents": contents}
-    described = json.dumps({"format": FORMAT, **state}, indent=2) + "\n"
-    if pointed_at(run_dir, "last") == final:  # this step again: only its progress (end of epoch, best score) is new
-        write_text(final / RUN, described)
+    last = pointed_at(run_dir, "last")
+    if last == final:  # this step again: only its progress (end of epoch, best score) is new
+        write_text(final / RUN, _sealed(final, state))
     else:
         temporary = folder / f".step-{progress.step}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -139,20 +143,156 @@ def save(
                 save_tensors({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary / LEARNER)
             if chains is not None:
                 chains.save(temporary)
-            write_text(temporary / RUN, described)
+            write_text(temporary / RUN, _sealed(temporary, state))
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk the room is wanted
             raise
         shutil.rmtree(final, ignore_errors=True)  # left by a crash: nothing points at it
         temporary.rename(final)
+        if last is not None:
+            write_text(folder / "previous.json", json.dumps({"folder": last.name}) + "\n")
     for name in ("last", "best") if best else ("last",):
         write_text(folder / f"{name}.json", json.dumps({"folder": final.name}) + "\n")
     _prune(folder)
     return final
 
 
+def _sealed(folder: Path, state: dict[str, Any]) -> str:
+    """run.json of a checkpoint whose other files are written: its state, and by which checksums it is known whole."""
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if _is_sealed(path)}
+    described = {"format": FORMAT, **state, "files": files}
+    return json.dumps({**described, "sha256": _digest(described)}, indent=2) + "\n"
+
+
+def _is_sealed(path: Path) -> bool:
+    return path.is_file() and path.name != RUN and not path.name.startswith(".")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(described: dict[str, Any]) -> str:
+    """Of a JSON object, however it is laid out."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def verify(folder: Path, only: tuple[str, ...] = ()) -> None:
+    """Check that a checkpoint is as it was written; those of earlier versions, which hold no checksums, pass.
+
+    Args:
+        folder: the checkpoint.
+        only: files beside run.json to which it is limited; none for all.
+
+    Raises:
+        DamagedError: a file is missing, cut short or changed; the message names it.
+    """
+    try:
+        described = read_json(folder / RUN)
+    except CheckpointError as error:
+        raise DamagedError(str(error)) from None
+    if "files" not in described and "sha256" not in described:
+        return
+    seal = described.pop("sha256", None)
+    if seal != _digest(described) or not isinstance(described.get("files"), dict):
+        raise DamagedError(f"{folder / RUN} is not as it was written")
+    for name, digest in described["files"].items():
+        if only and name not in only:
+            continue
+        path = folder / name
+        if not path.is_file():
+            raise DamagedError(f"{path} is missing")
+        if _sha256(path) != digest:
+            raise DamagedError(f"{path} is not as it was written")
+
+
+def newest_whole(run_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is as it was written, `last` first; and what is wrong with newer ones.
+
+    Args:
+        run_dir: the run folder.
+
+    Returns:
+        The checkpoint's folder, None in a folder without checkpoints; and why `last` is not it, where it is not.
+
+    Raises:
+        DamagedError: there are checkpoints, and every one is damaged.
+    """
+    damage = []
+    try:
+        last = pointed_at(run_dir, "last")
+    except CheckpointError as error:
+        last, damage = None, [str(error)]
+    for folder in dict.fromkeys([*([last] if last else []), *_by_step(run_dir / "checkpoints")]):
+        try:
+            verify(folder)
+        except DamagedError as error:
+            damage.append(str(error))
+        else:
+            return folder, damage
+    if damage:
+        raise DamagedError(
+            f"no checkpoint of {run_dir} is whole: {'; '.join(damage)}. Bring a copy of it back, or train anew: "
+            f"textebm train --config {run_dir / 'config.json'}"
+        )
+    return None, []
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Whether there is a checkpoint in a run folder, whole or damaged."""
+    return bool(_by_step(run_dir / "checkpoints"))
+
+
+def verify_model(folder: Path) -> None:
+    """Check that the model in a checkpoint is as it was written; a model folder that is no checkpoint passes.
+
+    Raises:
+        DamagedError: it is not.
+    """
+    if (folder / RUN).exists():
+        try:
+            verify(folder, (CONFIG, WEIGHTS, "tokenizer.json"))
+        except DamagedError as error:
+            others = [str(path) for path in _by_step(folder.parent) if path != folder]
+            hint = f"; --model {others[0]} names another checkpoint of the run" if others else ""
+            raise DamagedError(f"{error}{hint}") from None
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first."""
+    steps = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
+    whole = [path for path, number in steps.items() if number.isdecimal()]
+    return sorted(whole, key=lambda path: int(steps[path]), reverse=True)
+
+
+def go_back_to(folder: Path) -> None:
+    """Make a checkpoint the last one of its run, and drop newer ones, which are damaged.
+
+    The best one stays if it is whole; else it is the one that was best when the checkpoint was written.
+    """
+    checkpoints = folder.parent
+    for path in [path for path in _by_step(checkpoints) if path != folder]:
+        try:
+            verify(path)
+        except DamagedError:
+            shutil.rmtree(path)
+    write_text(checkpoints / "last.json", json.dumps({"folder": folder.name}) + "\n")
+    best = checkpoints / f"step-{read_run(folder)[1].best_step}"
+    for name, target in (("best", best if best.is_dir() else None), ("previous", None)):
+        try:
+            found = pointed_at(checkpoints.parent, name)
+        except CheckpointError:
+            found = None
+        if found is None:
+            (checkpoints / f"{name}.json").unlink(missing_ok=True)
+            if target is not None:
+                write_text(checkpoints / f"{name}.json", json.dumps({"folder": target.name}) + "\n")
+
+
 def _prune(folder: Path) -> None:
-    kept = {p.name for name in ("last", "best") if (p := pointed_at(folder.parent, name)) is not None}
+    named = ("last", "previous", "best")
+    kept = {p.name for name in named if (p := pointed_at(folder.parent, name)) is not None}
     for path in [*folder.glob("step-*"), *folder.glob(".step-*.tmp")]:  # the latter were left by crashes
         if path.name not in kept:
             shutil.rmtree(path)

@@ -28,6 +28,10 @@ class CheckpointError(TextebmError):
     """A checkpoint or model folder is missing, broken or of a foreign format."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint is not as it was written: a file is missing, cut short or changed."""
+
+
 class JudgeError(TextebmError):
     """A language model that judges text could not be estimated or queried."""
 

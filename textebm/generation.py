@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from textebm import checkpoint
 from textebm.data.text import encode
 from textebm.data.vocabulary import decode as to_text
 from textebm.data.vocabulary import load_tokenizer
@@ -39,9 +40,10 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[LatentEBM, "
     """A saved model and its tokeniser.
 
     Raises:
-        CheckpointError: the folder holds no readable model.
+        CheckpointError: the folder holds no readable model, or one that is not as it was written.
         UsageError: the model is one of images.
     """
+    checkpoint.verify_model(folder)
     model = LatentEBM.from_pretrained(folder, device).eval()
     _ = model.writer
     return model, load_tokenizer(folder)

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textebm import checkpoint
 from textebm.data.dataset import Dataset
 from textebm.errors import UsageError
 from textebm.model.image_batch import ImageBatch
@@ -32,9 +33,10 @@ def load(folder: Path, device: torch.device | str = "cpu") -> LatentEBM:
     """A saved model of images.
 
     Raises:
-        CheckpointError: the folder holds no readable model.
+        CheckpointError: the folder holds no readable model, or one that is not as it was written.
         UsageError: the model is one of text.
     """
+    checkpoint.verify_model(folder)
     model = LatentEBM.from_pretrained(folder, device).eval()
     _ = model.painter
     return model

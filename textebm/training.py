@@ -34,6 +34,8 @@ LARGEST_ENERGY = 1e4
 """Mean |f(z)| in nats beyond which training has run away (published text energies reach about −190)."""
 LARGEST_NORM = 1e3
 """Mean ‖z‖ beyond which a chain has run away."""
+LOCK = ".lock"
+"""In a run folder: held by the process that trains in it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,23 +119,53 @@ def train(
     Raises:
         DataError: the corpus is unusable.
         CheckpointError: the folder holds a run already (and `resume` is false), or one of another configuration or
-            text; or it cannot be written any more.
+            text; another process trains in it; its checkpoints are all damaged; or it cannot be written any more.
         DivergenceError: a loss or a latent is not finite, or energies have run away; the last good checkpoint stays.
     """
-    run = _Run(config, corpus, run_dir, limits or Limits(), torch.device(device), observer or Silent())
-    run.start(resume)
-    data = run.material.train
-    while not run.finished():
-        rest = run.material.batches(run.progress.epoch, run.progress.batch)
-        for rows, x in ahead(lambda rows: (rows, data.batch(rows).to(run.device)), rest):
-            if run.finished():
-                break
-            with_encoder = run.before_step(x)
-            report = run.learner.step(x, run.progress.step, run.chains_of(rows), with_encoder)
-            run.after_step(report, x.units)
-        else:
-            run.end_epoch()
-    return run.end()
+    with _only_one_process(run_dir):
+        run = _Run(config, corpus, run_dir, limits or Limits(), torch.device(device), observer or Silent())
+        run.start(resume)
+        data = run.material.train
+        while not run.finished():
+            rest = run.material.batches(run.progress.epoch, run.progress.batch)
+            for rows, x in ahead(lambda rows: (rows, data.batch(rows).to(run.device)), rest):
+                if run.finished():
+                    break
+                with_encoder = run.before_step(x)
+                report = run.learner.step(x, run.progress.step, run.chains_of(rows), with_encoder)
+                run.after_step(report, x.units)
+            else:
+                run.end_epoch()
+        return run.end()
+
+
+@contextmanager
+def _only_one_process(run_dir: Path) -> Iterator[None]:
+    """Hold a run folder, made if need be; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        CheckpointError: another process holds it.
+        UsageError: it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(run_dir / LOCK)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CheckpointError(
+            f"another process trains in {run_dir}: wait for it, stop it, or name another --run-dir"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"the run folder {run_dir} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if not any(path for path in run_dir.iterdir() if path.name != LOCK):  # nothing came of it
+            (run_dir / LOCK).unlink(missing_ok=True)
+            run_dir.rmdir()
 
 
 class _Run:
@@ -152,9 +184,11 @@ class _Run:
 
     def start(self, resume: bool) -> None:
         """Load the data, make or load the model, and write the run folder's first files."""
-        last = checkpoint.pointed_at(self.run_dir, "last") if self.run_dir.is_dir() else None
-        if last is not None and not resume:
+        if not resume and checkpoint.holds_run(self.run_dir):
             raise CheckpointError(f"{self.run_dir} holds a run already; --resume auto goes on with it")
+        last, damage = checkpoint.newest_whole(self.run_dir)
+        if last is not None and damage:
+            checkpoint.go_back_to(last)
         if last is not None:
             written, self.progress = checkpoint.read_run(last)
             if dataclasses.replace(written, data_dir=self.config.data_dir) != self.config:
@@ -192,6 +226,7 @@ class _Run:
             precision=self.learner.precision,
             **made_by,
             **ends,
+            **({"damage": damage} if damage else {}),
         )
         self.observer.begin(self._last_step(), self.progress.step)
 

@@ -112,16 +112,17 @@ def _with_data(chosen: options.Train, data: str) -> options.Train:
 
 def _run_folder(chosen: options.Train) -> tuple[Path, bool]:
     """The run folder, and whether there is a run in it to go on with."""
+    from textebm import checkpoint
     from textebm.data.registry import short_name
 
     if chosen.resume not in (None, "auto"):
         folder = Path(str(chosen.resume))
-        if not (folder / "checkpoints" / "last.json").exists():
+        if not checkpoint.holds_run(folder):
             raise CheckpointError(f"--resume {folder}: there is no checkpoint to go on from")
         return folder, True
     if chosen.run_dir is not None:
         folder = Path(chosen.run_dir)
-        return folder, chosen.resume == "auto" and (folder / "checkpoints" / "last.json").exists()
+        return folder, chosen.resume == "auto" and checkpoint.holds_run(folder)
     name = short_name(chosen.settings.data)
     if chosen.resume == "auto":
         of_this_data = re.compile(re.escape(name) + r"-\d{8}-\d{6}")
@@ -213,6 +214,8 @@ class _TrainingView(ABC):
             speed, self.units, self.since = self.units / (now - self.since), 0, now
             self.bar.set_postfix_str(f"nll {-line['log_prob']:.1f}, {speed:,.0f} {self.unit}/s")
         elif line["kind"] in ("start", "resume"):
+            for damage in line.get("damage", ()):
+                say(f"warning: {damage}; going on from step {line['step']}, the newest checkpoint that is whole")
             say(self.describe_data(line["data"], f"{line['device']}, products in {line['precision']}"))
             if line["annealing_steps"] >= line["last_step"]:
                 say(
