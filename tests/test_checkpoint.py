@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -482,3 +483,15 @@ class TestFindModel:
         shutil.rmtree(runs / "one" / "checkpoints" / "step-0")
         with pytest.raises(CheckpointError, match="points at step-0"):
             checkpoint.find_model(None, runs)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(root: Path, tmp_path: Path) -> None:
+    """SIGKILL at seeded random moments; `scripts/kill_and_resume.py --kills 50` is the long form."""
+    spec = importlib.util.spec_from_file_location("kill_and_resume", root / "scripts" / "kill_and_resume.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    found = script.trial(tmp_path, kills=5, seed=1, say=False)
+    assert found["kills"] == 5
+    assert found["lost_runs"] == []
+    assert found["differing"] == []
