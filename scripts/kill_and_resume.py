@@ -3,8 +3,8 @@
     python scripts/kill_and_resume.py --kills 50 --output results/kill-and-resume.json
 
 The model is small and is saved after every step, so that many kills fall into a save. A run that ends is followed by
-another, in a folder of its own, until the kills are spent. What is counted: runs that could not go on, files of the last
-checkpoint that differ by a bit from those of the run that was never stopped, log lines that are missing or doubled.
+another, in a folder of its own, until the kills are spent. What is counted: runs that could not go on, files of the
+last checkpoint that differ by a bit from those of the run that was never stopped, log lines that are missing or doubled.
 """
 
 import argparse
@@ -20,11 +20,27 @@ from typing import Any
 
 from textebm import checkpoint, hardware
 
-SMALL = (
-    "--config demo --vocab-size 300 --generator.embedding-dim 8 --generator.hidden-dim 16 --prior.steps 3 --prior.width 8 "
-    "--inference.steps 2 --evaluation.sentences 20 --evaluation.active-unit-sentences 0 --evaluation.samples 0 "
-    "--batch-size 1024 --epochs 2 --checkpoint-every 1 --device cpu"
-).split()
+SETTINGS: dict[str, object] = {
+    "vocab-size": 300,
+    "generator.embedding-dim": 8,
+    "generator.hidden-dim": 16,
+    "prior.steps": 3,
+    "prior.width": 8,
+    "inference.steps": 2,
+    "evaluation.sentences": 20,
+    "evaluation.active-unit-sentences": 0,
+    "evaluation.samples": 0,
+    "batch-size": 1024,
+    "epochs": 2,
+    "checkpoint-every": 1,
+}
+SMALL = [
+    "--config",
+    "demo",
+    "--device",
+    "cpu",
+    *(w for key, value in SETTINGS.items() for w in (f"--{key}", str(value))),
+]
 FILES = ("model.safetensors", "optimiser.safetensors", "tokenizer.json", "config.json")
 
 
