@@ -4,7 +4,7 @@
 
 The model is small and is saved after every step, so that many kills fall into a save. A run that ends is followed by
 another, in a folder of its own, until the kills are spent. What is counted: runs that could not go on, files of the
-last checkpoint that differ by a bit from those of the run that was never stopped, log lines that are missing or doubled.
+last checkpoint that differ by a bit from those of the run that was never stopped, log lines missing or doubled.
 """
 
 import argparse
