@@ -210,7 +210,7 @@ class Transition:
     """Of each chain that is shown, at each mark, in nats."""
     mark_norm: list[list[float]]
     """Of each chain that is shown, at each mark."""
-    fall: list[float]
+    change: list[float]
     """Energy at the last step less that at the start, of each chain, in nats."""
     verdict: Verdict
     """Whether the chains drift or oversaturate."""
@@ -307,7 +307,7 @@ def transition(
         displacement=walked.trace(2),
         mark_energy=mark_energy,
         mark_norm=mark_norm,
-        fall=(model.energy(walked.states[steps]) - model.energy(start)).tolist(),
+        change=(model.energy(walked.states[steps]) - model.energy(start)).tolist(),
         verdict=_verdict(model, walked, short, posterior),
         texts=None if tokenizer is None else _write(model, tokenizer, few, seed, decoding),
         images=None if model.config.image is None else torch.stack([_paint(model, z) for z in few], 1),
