@@ -348,7 +348,7 @@ def _described(
 
 
 def _by_figure(
-    draws: NDArray[np.float64], measure: Callable[[NDArray[np.float64]], Any], worst: Callable[[Any], Any]
+    draws: NDArray[np.float64], measure: Callable[[NDArray[np.float64]], Any], worst: Callable[..., Any]
 ) -> dict[str, Spread | None]:
     """A measure of draws (posteriors, figures, chains, draws) by the name of the figure."""
     found = np.array([[float(measure(figure)) for figure in one] for one in draws])  # (posteriors, figures)
