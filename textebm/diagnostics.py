@@ -328,9 +328,7 @@ def _described(
     kept, chains, figures = seen.draws.shape
     draws = seen.draws.double().cpu().numpy().reshape(kept, posteriors, chains // posteriors, figures)
     draws = draws.transpose(1, 3, 2, 0)  # (posteriors, figures, chains, draws)
-    with _arviz() as arviz:
-        rhat = _by_figure(draws, arviz.rhat, np.nanmax)
-        ess = _by_figure(draws, arviz.ess, np.nanmin)
+    rhat, ess = mixing(draws)
     return ChainDiagnostics(
         target=target,
         posteriors=posteriors,
@@ -345,6 +343,16 @@ def _described(
         kl_bound=bound,
         kl_bound_withheld=why_not,
     )
+
+
+def mixing(draws: NDArray[np.float64]) -> tuple[dict[str, Spread | None], dict[str, Spread | None]]:
+    """R-hat and effective sample size by figure.
+
+    Args:
+        draws: (posteriors, figures, chains, draws); the figures are potential, energy, norm, and every coordinate of z.
+    """
+    with _arviz() as arviz:
+        return _by_figure(draws, arviz.rhat, np.nanmax), _by_figure(draws, arviz.ess, np.nanmin)
 
 
 def _by_figure(

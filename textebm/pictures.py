@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from textebm.plots import require_matplotlib, save
+from textebm.plots import plain_ticks, require_matplotlib, save
 
 PANEL = (4.2, 3.4)
 """Width and height of a panel, in inches."""
 COLUMNS = 3
 """Panels side by side."""
+WIDE = 5
+"""Ratio of the largest to the smallest score from which scores are drawn on a logarithmic axis."""
 LONG = 200
 """Steps beyond which a chain is drawn on a logarithmic axis: what happens at its start is not to vanish."""
 
@@ -96,6 +98,9 @@ def _quality(axes: Any, details: dict[str, Any]) -> None:  # noqa: ANN401
             axes.vlines(point["steps"], *point["interval"], color="tab:blue", alpha=0.6)
     if quality["real"] is not None:
         axes.axhline(quality["real"], color="tab:grey", linestyle="--", label=f"real text ({quality['real']:.1f})")
+    if max(scores) > WIDE * min(scores) > 0:
+        axes.set_yscale("log")
+        plain_ticks(axes)
     axes.set(title=f"{name} over prior steps (lower is better)", xlabel="steps of the prior chain")
     _steps(axes, max(steps))
 
@@ -144,4 +149,5 @@ def _steps(axes: Any, longest: int) -> None:  # noqa: ANN401
     if longest > LONG:
         axes.set_xscale("symlog", linthresh=10)
         axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_xlim(left=0)
+        return
+    axes.set_xlim(-0.02 * longest, 1.02 * longest)
