@@ -123,7 +123,7 @@ def _draw_perplexity(axes: Any, valid: list[dict[str, Any]]) -> None:  # noqa: A
     """The one panel of a plain language model."""
     _line(axes, valid, "perplexity", "exact: nothing is latent", "tab:blue", marker="o")
     axes.set(title="perplexity on valid", xlabel="step", yscale="log")
-    plain_ticks(axes)
+    _plain_ticks(axes)
 
 
 def _draw_latent(panels: Any, train: list[dict[str, Any]], valid: list[dict[str, Any]]) -> None:  # noqa: ANN401
@@ -137,7 +137,7 @@ def _draw_latent(panels: Any, train: list[dict[str, Any]], valid: list[dict[str,
     ):
         _line(likelihood, valid, f"{key}_{measure}", label, colour, marker="o")
     likelihood.set(title=f"{named} on valid, by where z comes from", xlabel="step", yscale="log")
-    plain_ticks(likelihood)
+    _plain_ticks(likelihood)
     for key, label, colour in (
         ("posterior_energy", "posterior", "tab:blue"),
         ("prior_energy", "prior", "tab:orange"),
@@ -154,7 +154,7 @@ def _draw_latent(panels: Any, train: list[dict[str, Any]], valid: list[dict[str,
     norm.set(title="chains", xlabel="step")
 
 
-def plain_ticks(axes: Any) -> None:  # noqa: ANN401
+def _plain_ticks(axes: Any) -> None:  # noqa: ANN401
     """Numbers in full on a logarithmic axis."""
     from matplotlib.ticker import ScalarFormatter
 
