@@ -359,13 +359,15 @@ def _by_figure(
     draws: NDArray[np.float64], measure: Callable[[NDArray[np.float64]], Any], worst: Callable[..., Any]
 ) -> dict[str, Spread | None]:
     """A measure of draws (posteriors, figures, chains, draws) by the name of the figure."""
-    found = np.array([[float(measure(figure)) for figure in one] for one in draws])  # (posteriors, figures)
+    found = np.array(  # (posteriors, figures); a figure that does not move has neither R-hat nor a sample size
+        [[float(measure(figure)) if np.ptp(figure) > 0 else np.nan for figure in one] for one in draws]
+    )
     named = {name: found[:, number] for number, name in enumerate(FIGURES[:-1])}
     coordinates = found[:, len(named) :]
     spread: dict[str, Spread | None] = {}
     for name in FIGURES:
         moving = named[name][:, None] if name in named else coordinates
-        if not np.isfinite(moving).any(axis=1).all():  # a figure that does not move has neither R-hat nor a sample size
+        if not np.isfinite(moving).any(axis=1).all():
             spread[name] = None
             continue
         each = worst(moving, axis=1)
