@@ -113,7 +113,7 @@ def _quality(axes: Any, details: dict[str, Any]) -> None:  # noqa: ANN401
         axes.axhline(quality["real"], color="tab:grey", linestyle="--", label=f"real text ({quality['real']:.1f})")
     if max(scores) > WIDE * min(scores) > 0:
         _logarithmic(axes.yaxis, axes.set_yscale)
-    axes.set(title=f"{name} over prior steps (lower is better)", xlabel="steps of the prior chain")
+    axes.set(title=f"{name} over prior steps", xlabel="steps of the prior chain", ylabel="lower is better")
     _steps(axes, max(steps))
 
 
@@ -142,7 +142,7 @@ def _acceptance(axes: Any, details: dict[str, Any]) -> None:  # noqa: ANN401
             shares = chains["acceptance"]
             longest = max(longest, len(shares))
             axes.plot(range(1, len(shares) + 1), shares, color=colour, linewidth=0.8, label=f"{chains['target']} steps")
-    axes.set(title="acceptance that Metropolis's choice would have", xlabel="step", ylim=(0, 1.02))
+    axes.set(title="Metropolis's acceptance of the same steps", xlabel="step", ylim=(0, 1.02))
     _steps(axes, longest)
 
 
