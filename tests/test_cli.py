@@ -23,7 +23,8 @@ from textebm.errors import DataError
 from textebm.lm_eval import protocols
 
 COMMANDS = [
-    *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate"),
+    *("train", "generate", "reconstruct", "interpolate", "score", "map", "neighbours", "arithmetic"),
+    *("fppl", "rppl", "evaluate"),
     *("likelihood", "fid", "anomaly", "calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
 ]
 
