@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from textebm.errors import UsageError
-from textebm.latent_space import LatentMap, Landscape
+from textebm.latent_space import Landscape, LatentMap
 from textebm.plots import require_matplotlib
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}

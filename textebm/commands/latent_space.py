@@ -209,7 +209,7 @@ def _posterior(chosen: options.LatentOptions, looked_at: _LookedAt) -> "Posterio
     from textebm.home import home
 
     def make() -> "Posterior":
-        with progress_bar(len(looked_at.names), looked_at.model.config.image and "image" or "sentence") as bar:
+        with progress_bar(len(looked_at.names), "image" if looked_at.tokenizer is None else "sentence") as bar:
             return latent_space.posterior(
                 looked_at.model,
                 looked_at.data,

@@ -70,9 +70,11 @@ def read_lines(file: str) -> list[str]:
 def beside_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of figures, on the right of their columns, whose last column is text."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header) - 1)]
-    aligned = [[cell.rjust(width) for cell, width in zip(row, widths, strict=False)] for row in (header, *rows)]
-    return "
-".join("  ".join([*cells, row[-1]]).rstrip() for cells, row in zip(aligned, (header, *rows), strict=True))
+    lines = []
+    for row in (header, *rows):
+        cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=True)]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return "\n".join(lines)
 
 
 def write(text: str, output: str | None) -> None:
