@@ -163,8 +163,8 @@ def typed(tokenizer: "Tokenizer", sentences: Sequence[str]) -> EncodedText:
 class Components(NamedTuple):
     """Principal components of points.
 
-    centre: (latent,) the mean of the points. directions: (directions, latent), orthonormal, by falling variance; of each
-    the coordinate that is largest in size is positive. variances: (latent or fewer,) along all directions there are.
+    centre: (latent,) the mean of the points. directions: (directions, latent), orthonormal, by falling variance; of
+    each the coordinate that is largest in size is positive. variances: along all directions that there are.
     """
 
     centre: Float[Tensor, " latent"]
