@@ -213,7 +213,8 @@ class TextEBM(LatentEBM):
             DataError: a sentence is empty, or there is none.
             UsageError: the model is a plain language model, which has no z.
         """
-        _not_negative(seed=seed, steps=steps)
+        _at_least(1, steps=steps)
+        _not_negative(seed=seed)
         return generation.infer(self.model, self.tokenizer, _several(x), seed, steps).cpu()
 
     def decode(
@@ -247,7 +248,8 @@ class TextEBM(LatentEBM):
             DataError: a sentence is empty, or there is none.
             UsageError: the model is a plain language model, which has no z.
         """
-        _not_negative(seed=seed, steps=steps)
+        _at_least(1, steps=steps)
+        _not_negative(seed=seed)
         return generation.reconstruct(self.model, self.tokenizer, _several(x), seed, decoding, steps)
 
     def interpolate(
@@ -286,8 +288,8 @@ class TextEBM(LatentEBM):
         Raises:
             DataError: a sentence is empty, or no word of it is known.
         """
-        _at_least(1, chains=chains)
-        _not_negative(seed=seed, steps=steps, samples=samples)
+        _at_least(1, chains=chains, steps=steps)
+        _not_negative(seed=seed, samples=samples)
         settings = Settings(samples=samples) if samples else None
         return scoring.score_sentences(self.model, self.tokenizer, _several(x), seed, chains, steps, settings)
 
@@ -416,7 +418,8 @@ class ImageEBM(LatentEBM):
             DataError: a file is missing or no picture.
             UsageError: the pixels are of another shape, or not in [0, 1].
         """
-        _not_negative(seed=seed, steps=steps)
+        _at_least(1, steps=steps)
+        _not_negative(seed=seed)
         data = self._data(x)
         return image_generation.infer(self.model, data, np.arange(len(data)), seed, steps).cpu()
 
@@ -426,7 +429,8 @@ class ImageEBM(LatentEBM):
 
     def reconstruct(self, x: Images | Sequence[str | Path], seed: int = 0, steps: int | None = None) -> Images:
         """Each image, inferred and made again, as `textebm reconstruct` does; arguments and errors as of `infer`."""
-        _not_negative(seed=seed, steps=steps)
+        _at_least(1, steps=steps)
+        _not_negative(seed=seed)
         data = self._data(x)
         parts = image_generation.reconstruct(self.model, data, np.arange(len(data)), seed, steps)
         return _unit(torch.cat([part.images for part in parts]))
@@ -465,8 +469,8 @@ class ImageEBM(LatentEBM):
             DataError: a file is missing or no picture.
             UsageError: the pixels are of another shape, or not in [0, 1].
         """
-        _at_least(1, chains=chains)
-        _not_negative(seed=seed, steps=steps)
+        _at_least(1, chains=chains, steps=steps)
+        _not_negative(seed=seed)
         names = [str(number) for number in range(len(x))] if isinstance(x, Tensor) else list(map(str, x))
         return scoring.score_images(self.model, self._data(x), names, seed, chains=chains, steps=steps)
 
@@ -499,14 +503,14 @@ def _unit(pixels: Images) -> Images:
     return ((pixels + 1) / 2).clamp(0, 1)
 
 
-def _at_least(least: int, **named: int) -> None:
-    """Check counts.
+def _at_least(least: int, **named: int | None) -> None:
+    """Check counts; what is left open may be.
 
     Raises:
         UsageError: one is too small.
     """
     for name, value in named.items():
-        if value < least:
+        if value is not None and value < least:
             raise UsageError(f"{name} is {value}: it must be at least {least}")
 
 

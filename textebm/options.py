@@ -405,7 +405,7 @@ class Score(ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_at_least(self, {"n": 1, "chains": 1, "steps": 0, "samples": 0, "ais_steps": 1})
+        _require_at_least(self, {"n": 1, "chains": 1, "steps": 1, "samples": 0, "ais_steps": 1})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -429,7 +429,7 @@ class LatentOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_at_least(self, {"n": 0, "chains": 1, "steps": 0})
+        _require_at_least(self, {"n": 0, "chains": 1, "steps": 1})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -525,7 +525,7 @@ class Arithmetic(DecodingOptions, ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_at_least(self, {"chains": 1, "steps": 0})
+        _require_at_least(self, {"chains": 1, "steps": 1})
 
 
 def _require_at_least(chosen: object, least: dict[str, int]) -> None:
