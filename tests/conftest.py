@@ -238,7 +238,7 @@ def trained_model(trained_run: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def saved_model(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model folder of a small model of that corpus which nobody trained: z matters to it, and it is made at once."""
+    """The model folder of a small model of that corpus that nobody trained: z matters to it, and it is made at once."""
     import dataclasses
     import json
 

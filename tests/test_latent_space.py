@@ -64,10 +64,8 @@ class TestPosterior:
     def test_a_preconditioner_looks_at_one_sentence_alone(self, loaded, text: EncodedText) -> None:
         """It scales a chain's steps by gradients of the whole batch, in which no other sentence must stand."""
         model, tokenizer = loaded
-        config = dataclasses.replace(
-            model.config, inference=InferenceConfig(steps=4, step_size=0.1, preconditioner="rms")
-        )
-        scaled = LatentEBM(config, seed=2)
+        inference = InferenceConfig(steps=4, step_size=0.1, preconditioner="rms")
+        scaled = LatentEBM(dataclasses.replace(model.config, inference=inference), seed=2)
         together = latent_space.posterior(scaled, text, chains=3)
         alone = latent_space.posterior(scaled, generation.encode_all(tokenizer, [C]), chains=3)
         torch.testing.assert_close(together.samples[2], alone.samples[0], **EXACT)
@@ -147,7 +145,7 @@ class TestTyped:
 class TestPrincipalComponents:
     @pytest.fixture
     def planted(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Two orthonormal directions in 6 dimensions, and points that vary by 3 and by 1 along them, and little else."""
+        """Two orthonormal directions in 6 dimensions; points that vary by 3 and by 1 along them, and little else."""
         axes = torch.linalg.qr(torch.randn(6, 2, generator=generator, dtype=torch.float64)).Q.T
         along = torch.randn(4000, 2, generator=generator, dtype=torch.float64) * torch.tensor([3.0, 1.0])
         noise = 0.01 * torch.randn(4000, 6, generator=generator, dtype=torch.float64)
@@ -249,10 +247,8 @@ class TestArithmetic:
 
     def test_the_order_of_terms_does_not_matter(self, loaded) -> None:
         model, tokenizer = loaded
-        one, other = (
-            latent_space.arithmetic(model, tokenizer, terms)
-            for terms in ([(1, A), (-1, B), (1, C)], [(1, C), (1, A), (-1, B)])
-        )
+        one = latent_space.arithmetic(model, tokenizer, [(1, A), (-1, B), (1, C)])
+        other = latent_space.arithmetic(model, tokenizer, [(1, C), (1, A), (-1, B)])
         assert one.energy == pytest.approx(other.energy, rel=1e-3, abs=1e-5)
 
     @pytest.mark.parametrize(
