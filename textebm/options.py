@@ -414,7 +414,7 @@ class LatentOptions(ModelOptions):
 
     split: Literal["train", "valid", "test"] = "valid"
     """Which split of the data."""
-    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 500
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 300
     """How many of it, spread evenly over the split (0: all)."""
     data: str | None = None
     """Data to take the split of (default: those that the model was trained on)."""

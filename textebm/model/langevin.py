@@ -173,8 +173,8 @@ def run(
     Returns:
         The end points, (batch, latent).
     """
-    one_source = isinstance(generator, torch.Generator)
-    if one_source and observe is None and precondition is None and isinstance(potential, Stepper):
+    unseen = observe is None and precondition is None
+    if unseen and isinstance(potential, Stepper) and isinstance(generator, torch.Generator):
         return _run_unseen(z, potential, plan, generator)
     state = init(z)
     for number, (size, temperature) in enumerate(zip(plan.step_sizes, plan.temperatures, strict=True)):
