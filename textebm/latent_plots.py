@@ -14,8 +14,10 @@ PRIOR, POSTERIOR = "#d55e00", "#0072b2"
 """Vermilion and blue, which the colour-blind tell apart too."""
 MOST_CLASSES = 20
 """That a legend can tell; more are coloured on a scale."""
-LEVELS = 16
-"""Filled between contours of a landscape."""
+LEVELS = 14
+"""Contours of a landscape, about."""
+DARKEST = 0.5
+"""Of the greys between them, from 0 (white) to 1 (black): samples must be seen on it."""
 REACH = (2.0, 90.0)
 """Percentiles of the values that the contours span: at the corners they are far larger than anywhere a sample is."""
 TITLES = {"length": "tokens", "energy": "energy −f(z), nats", "label": "class"}
@@ -93,6 +95,7 @@ def landscape(found: Landscape, output: Path) -> None:
     """
     require_matplotlib()
     import matplotlib
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
     values = (
@@ -101,16 +104,16 @@ def landscape(found: Landscape, output: Path) -> None:
     )
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.4, 4.6), layout="constrained")
+        greys = ListedColormap(matplotlib.colormaps["Greys"](np.linspace(0, DARKEST, 256)))
+        plane = (found.first.numpy(), found.second.numpy())
         for axes, (title, surface) in zip(figure.subplots(1, 2), values, strict=True):
-            drawn = axes.contourf(
-                found.first.numpy(), found.second.numpy(), surface, levels=_levels(surface), cmap="Greys", extend="both"
-            )
+            drawn = axes.contourf(*plane, surface, levels=_levels(surface), cmap=greys, extend="both")
             for samples, colour, marker, label in (
                 (found.prior, PRIOR, "^", "prior samples"),
                 (found.posterior, POSTERIOR, "o", "posterior samples"),
             ):
                 x, y = samples.T.numpy()
-                axes.scatter(x, y, s=9, marker=marker, color=colour, alpha=0.55, linewidths=0, label=label)
+                axes.scatter(x, y, s=9, marker=marker, color=colour, alpha=0.7, linewidths=0, label=label)
             figure.colorbar(drawn, ax=axes, shrink=0.85)
             axes.set_title(title)
             _name_directions(axes, found.shares)
@@ -119,11 +122,13 @@ def landscape(found: Landscape, output: Path) -> None:
 
 
 def _levels(surface: Any) -> Any:  # noqa: ANN401
-    """Where contours run."""
+    """Where contours run, at round numbers."""
+    from matplotlib.ticker import MaxNLocator
+
     low, high = np.percentile(surface, REACH)
     if not high > low:  # a Gaussian prior has no energy: one flat colour
         low, high = low - 0.5, low + 0.5
-    return np.linspace(low, high, LEVELS)
+    return MaxNLocator(LEVELS).tick_values(low, high)
 
 
 def _name_directions(axes: Any, shares: list[float]) -> None:  # noqa: ANN401

@@ -49,14 +49,13 @@ class SentenceScore:
     log_likelihood_per_word: float
     """The same, divided by `words`."""
     marginal_nll: float | None
-    """−log p(x), an upper bound in expectation (exact of a plain language model); None where it is withheld, or was not
-    asked for."""
+    """−log p(x), an upper bound in expectation (exact of a plain language model); None where it is withheld."""
     marginal_nll_per_word: float | None
     """The same, divided by `words`."""
     effective_samples: float | None
     """Of the samples behind `marginal_nll`; None where nothing is estimated."""
     withheld: str | None
-    """Why there is no `marginal_nll`, where it was asked for."""
+    """Why there is no `marginal_nll`, where there is none."""
 
     def as_dict(self) -> dict[str, Any]:
         """In JSON types."""
@@ -85,6 +84,7 @@ class ImageScore:
         return dataclasses.asdict(self)
 
 
+NOT_ASKED_FOR = "it was not asked for: --samples says how many samples of z a sentence estimate it"
 OF_IMAGES = "the marginal likelihood is estimated of sentences alone"
 
 
@@ -204,7 +204,7 @@ def _marginal(
     """−log p(x) of each sentence, the effective samples behind it, and why it is withheld, if it is."""
     nothing: list[float | None] = [None] * sentences
     if found is None:
-        return nothing, nothing, None
+        return nothing, nothing, NOT_ASKED_FOR
     effective = nothing if found.effective_samples is None else [float(value) for value in found.effective_samples]
     if found.withheld is not None:
         return nothing, effective, found.withheld
