@@ -1,4 +1,4 @@
-"""Looking at the latent space: transitions of prior chains, quality over their steps, diagnostics of chains.
+"""Looking at the latent space: transitions of prior chains, and quality over their steps (`diagnostics.py` has more).
 
     from textebm import analysis, generation
     model, tokenizer = generation.load(folder)
@@ -13,7 +13,7 @@ displacements in units of z, steps are counted from 0, the start.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,8 @@ from textebm.errors import UsageError
 from textebm.generation import WRITTEN_AT_ONCE
 from textebm.image_generation import BATCH as PAINTED_AT_ONCE
 from textebm.image_generation import to_bytes
+from textebm.lm_eval import scores as text_scores
+from textebm.lm_eval.protocols import HEADLINE_DECODING
 from textebm.model import langevin
 from textebm.model.decoding import Decoding, decode_by
 from textebm.model.latent_ebm import LatentEBM
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
+
+    from textebm.image_eval.features import FeatureExtractor
+    from textebm.image_eval.images import ImageSet
 
 MARKS = (0, 40, 100)
 """Steps at which the paper shows samples."""
@@ -76,7 +81,7 @@ class Drift:
     """Whether the mean energy still moves in the last half of chains.
 
     Each chain's energy is fitted by a straight line over the steps of the last half. The slope is the mean over chains,
-    and its standard error comes from their spread: chains are independent, steps are not. A chain drifts if the slope is
+    and its standard error comes from their spread: chains are independent, steps are not. Chains drift if the slope is
     at least `STANDARD_ERRORS` standard errors away from 0, and moves the energy by at least `LEAST_DRIFT` of its
     standard deviation over chains while the last half lasts: less is seen with enough chains, and matters to nobody.
     """
@@ -205,7 +210,7 @@ class Transition:
     """Of each chain that is shown, at each mark, in nats."""
     mark_norm: list[list[float]]
     """Of each chain that is shown, at each mark."""
-    fall: list[float]
+    change: list[float]
     """Energy at the last step less that at the start, of each chain, in nats."""
     verdict: Verdict
     """Whether the chains drift or oversaturate."""
@@ -302,7 +307,7 @@ def transition(
         displacement=walked.trace(2),
         mark_energy=mark_energy,
         mark_norm=mark_norm,
-        fall=(model.energy(walked.states[steps]) - model.energy(start)).tolist(),
+        change=(model.energy(walked.states[steps]) - model.energy(start)).tolist(),
         verdict=_verdict(model, walked, short, posterior),
         texts=None if tokenizer is None else _write(model, tokenizer, few, seed, decoding),
         images=None if model.config.image is None else torch.stack([_paint(model, z) for z in few], 1),
@@ -495,6 +500,50 @@ class Drawn:
 
 Judge = Callable[[Drawn], Rated]
 """What measures samples; lower scores are better."""
+
+
+def text_judge(
+    train: text_scores.Text, test: text_scores.Text | None = None, **options: Unpack[text_scores.Options]
+) -> Judge:
+    """FPPL: perplexity of sentences under a language model of real training text, which is trained once.
+
+    Args:
+        train: the real training split.
+        test: the real test split, which gives the real row.
+        options: of `textebm.lm_eval.fppl`, but for `decoding`.
+
+    Raises:
+        DataError, UsageError, JudgeError: see `textebm.lm_eval.fppl`.
+    """
+    settings = text_scores.Settings(**options)
+    real = text_scores.Real(train, test, None, settings)
+
+    def judge(drawn: Drawn) -> Rated:
+        how = HEADLINE_DECODING + ("" if drawn.as_in_training else f"+prior-steps-{drawn.steps}")
+        own = dataclasses.replace(settings, decoding=how)
+        return text_scores.forward(real, text_scores.Samples(drawn.texts or [], real, own))
+
+    return judge
+
+
+def image_judge(real: "ImageSet", extractor: "FeatureExtractor", facts: dict[str, str]) -> Judge:
+    """Fréchet distance of images from real ones: the FID, where features are the published Inception's.
+
+    Args:
+        real: the real images.
+        extractor: of features.
+        facts: what a signature says of the real images: `data`, `against`.
+    """
+    from textebm.image_eval.images import ArrayImages
+    from textebm.image_eval.scores import Settings, frechet_score
+
+    def judge(drawn: Drawn) -> Rated:
+        assert drawn.images is not None  # the model is one of images
+        more = {} if drawn.as_in_training else {"prior-steps": str(drawn.steps)}
+        settings = Settings(others=False)
+        return frechet_score(ArrayImages("drawn", drawn.images), real, extractor, settings, facts=facts | more)
+
+    return judge
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from textebm.errors import UsageError
 from textebm.latent_space import Landscape, LatentMap
-from textebm.plots import require_matplotlib
+from textebm.plots import require_matplotlib, save
 
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
+STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
 PRIOR, POSTERIOR = "#d55e00", "#0072b2"
 """Vermilion and blue, which the colour-blind tell apart too."""
 MOST_CLASSES = 20
@@ -54,7 +53,7 @@ def latent_map(found: LatentMap, colour: str, output: Path) -> None:
         axes.set_title(
             f"posterior means of z, {len(found.names):,} {'images' if found.lengths is None else 'sentences'}"
         )
-        _save(figure, output)
+        save(figure, output)
 
 
 def _draw_classes(axes: Any, found: LatentMap, labels: list[str]) -> None:  # noqa: ANN401
@@ -118,7 +117,7 @@ def landscape(found: Landscape, output: Path) -> None:
             axes.set_title(title)
             _name_directions(axes, found.shares)
         figure.axes[0].legend(loc="upper left", fontsize=8, framealpha=0.9, markerscale=2)
-        _save(figure, output)
+        save(figure, output)
 
 
 def _levels(surface: Any) -> Any:  # noqa: ANN401
@@ -135,10 +134,3 @@ def _name_directions(axes: Any, shares: list[float]) -> None:  # noqa: ANN401
     first, second = shares
     axes.set_xlabel(f"first principal direction ({first:.1%} of the variance)")
     axes.set_ylabel(f"second ({second:.1%})")
-
-
-def _save(figure: Any, output: Path) -> None:  # noqa: ANN401
-    try:
-        figure.savefig(output, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{output} cannot be written: {error}") from None

@@ -52,7 +52,7 @@ def learning_curves(run_dir: Path, output: Path) -> None:
             _draw_latent(figure.subplots(1, 3), train, valid)
         for axes in figure.axes:
             axes.legend(frameon=False, fontsize=8)
-        _save(figure, output)
+        save(figure, output)
 
 
 def anomalies(found: dict[str, Any], folder: Path, name: str) -> None:
@@ -76,7 +76,7 @@ def anomalies(found: dict[str, Any], folder: Path, name: str) -> None:
             axes = figure.subplots()
             draw(axes, found)
             axes.legend(frameon=False, fontsize=8)
-            _save(figure, folder / f"{name}-{ending}.png")
+            save(figure, folder / f"{name}-{ending}.png")
 
 
 def _draw_scores(axes: Any, found: dict[str, Any]) -> None:  # noqa: ANN401
@@ -107,7 +107,12 @@ def require_matplotlib() -> None:
         raise UsageError("plots need matplotlib: pip install 'textebm[plot]'")
 
 
-def _save(figure: Any, output: Path) -> None:  # noqa: ANN401
+def save(figure: Any, output: Path) -> None:  # noqa: ANN401
+    """Write a figure to a file of the kind that its name says.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     try:
         figure.savefig(output, dpi=150)
     except (OSError, ValueError) as error:

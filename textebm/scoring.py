@@ -119,11 +119,12 @@ def score_sentences(
         found = latent_space.posterior(model, text, seed, chains=chains, steps=steps, watch=watch)
         energies: Sequence[float | None] = _finite(found.energies.mean(1))
         log_likelihoods = _finite(found.log_likelihoods.mean(1))
-    else:
+        estimated = None if settings is None else marginal.estimate(model, text, seed, settings, tick=watch)
+        nll, effective, withheld = _marginal(estimated, len(text))
+    else:  # nothing is latent, and nothing is estimated
         log_likelihoods = _finite(_exact(model, text, watch))
         energies = [None] * len(text)
-    estimated = None if settings is None else marginal.estimate(model, text, seed, settings, tick=watch)
-    nll, effective, withheld = _marginal(estimated, len(text))
+        nll, effective, withheld = [-value for value in log_likelihoods], [None] * len(text), None
     words = (1 + text.words(evaluation.spread(len(text), 0))).tolist()
     return [
         SentenceScore(
@@ -205,10 +206,11 @@ def _marginal(
     nothing: list[float | None] = [None] * sentences
     if found is None:
         return nothing, nothing, NOT_ASKED_FOR
-    effective = nothing if found.effective_samples is None else [float(value) for value in found.effective_samples]
+    effective: list[float | None] = nothing if found.effective_samples is None else found.effective_samples.tolist()
     if found.withheld is not None:
         return nothing, effective, found.withheld
-    return [float(value) for value in found.log_z - found.log_means], effective, None
+    nll: list[float | None] = (found.log_z - found.log_means).tolist()
+    return nll, effective, None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 STREAMS = (
     *("data", "prior", "posterior", "dropout", "decoding", "initialisation", "evaluation", "candidates"),
-    *("likelihood", "persistent", "chains", "aggressive", "sampler", "anomaly", "bootstrap", "latents"),
+    *("likelihood", "persistent", "chains", "aggressive", "sampler", "anomaly", "bootstrap", "diagnostics"),
+    "latents",
 )
 
 Noise = torch.Generator | Sequence[torch.Generator]
