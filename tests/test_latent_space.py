@@ -13,12 +13,13 @@ from torch import Tensor
 
 from textebm import evaluation, generation, latent_space
 from textebm.commands.latent_space import parse_terms
-from textebm.config import InferenceConfig, PriorConfig
+from textebm.config import Config, ConvolutionConfig, GeneratorConfig, InferenceConfig, PriorConfig, to_dict
 from textebm.data.text import EncodedText
 from textebm.errors import DataError, UsageError
 from textebm.image_generation import Given
 from textebm.latent_space import Posterior
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.image_batch import ImageShape
+from textebm.model.latent_ebm import LatentEBM, ModelConfig
 from textebm.model.recurrent import TextBatch
 
 A, B, C = "the old dog sees a king", "no ship follows every wolf today", "a red river fears the child"
@@ -377,3 +378,65 @@ class TestCommands:
         done = command("map", "mine.txt", "--model", "bare", "--csv", "a.csv")
         assert done.code == 0, done.err
         assert command("neighbours", A, "--model", "bare").code == 1
+
+
+class TestImages:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A folder of dark and bright pictures, and beside it a model of such images that nobody trained."""
+        image = pytest.importorskip("PIL.Image", reason="pictures are read by Pillow")
+        folder = tmp_path_factory.mktemp("pictures")
+        for split in ("train", "valid", "test"):
+            for kind, brightness in (("bright", 200), ("dark", 20)):
+                (folder / "data" / split / kind).mkdir(parents=True)
+                for number in range(4):
+                    picture = image.new("L", (8, 8), brightness + 10 * number)
+                    picture.save(folder / "data" / split / kind / f"{number}.png")
+        convolution = ConvolutionConfig(width=4, start=4, multiples=(2,), sigma=0.3)
+        parts = {
+            "prior": PriorConfig(latent_dim=3, width=8, steps=4),
+            "generator": GeneratorConfig(kind="convolutional", convolution=convolution),
+            "inference": InferenceConfig(steps=4, step_size=0.1),
+        }
+        LatentEBM(ModelConfig(image=ImageShape(1, 8, 8), **parts), seed=1).save_pretrained(folder / "model")
+        config = to_dict(dataclasses.replace(Config(), data=str(folder / "data"), **parts))
+        described = {"format": 2, "config": config, "progress": {}, "contents": {}}
+        (folder / "model" / "run.json").write_text(json.dumps(described), encoding="utf-8")
+        return folder
+
+    def test_a_map_of_a_split_has_labels(self, folder: Path, command, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib", reason="maps are drawn by matplotlib")
+        done = command("map", "--model", folder / "model", "--plot", "a.svg", "--format", "json")
+        assert done.code == 0, done.err
+        points = json.loads(done.out)["points"]
+        assert [point["label"] for point in points] == ["bright"] * 4 + ["dark"] * 4
+        assert [point["name"] for point in points] == [f"valid:{number}" for number in range(8)]
+        drawn = (tmp_path / "a.svg").read_text(encoding="utf-8")
+        assert all(f">{word}<" in drawn for word in ("bright", "dark", "class"))
+        assert "8 images" in drawn
+
+    def test_a_map_of_pictures(self, folder: Path, command) -> None:
+        done = command("map", folder / "data" / "test", "--model", folder / "model", "--format", "json")
+        assert done.code == 0, done.err
+        points = json.loads(done.out)["points"]
+        assert points[0]["name"] == str(folder / "data" / "test" / "bright" / "0.png")
+        assert "label" not in points[0]
+        assert "length" not in points[0]
+
+    def test_scores_of_a_split(self, folder: Path, command) -> None:
+        done = command("score", "--model", folder / "model", "--split", "valid", "-n", 3)
+        assert done.code == 0, done.err
+        assert [json.loads(line)["image"] for line in done.lines] == ["valid:0", "valid:4", "valid:7"]
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (("neighbours", A), "neighbours are found of sentences"),
+            (("arithmetic", A), "a model of text is wanted"),
+            (("map", "--colour", "length"), "--colour length is of sentences"),
+        ],
+    )
+    def test_what_is_of_text_is_said(self, words, said: str, folder: Path, command) -> None:
+        done = command(*words, "--model", folder / "model")
+        assert done.code == 2
+        assert said in done.err
