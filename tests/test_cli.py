@@ -24,8 +24,8 @@ from textebm.lm_eval import protocols
 
 COMMANDS = [
     *("train", "generate", "reconstruct", "interpolate", "score", "map", "neighbours", "arithmetic"),
-    *("fppl", "rppl", "evaluate"),
-    *("likelihood", "fid", "transition", "anomaly", "calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
+    *("fppl", "rppl", "evaluate", "likelihood", "fid", "transition", "anomaly"),
+    *("calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
 ]
 
 
