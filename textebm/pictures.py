@@ -1,15 +1,21 @@
 """Pictures of the latent space, drawn from the JSON objects that commands print: every number in them is there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from textebm.plots import require_matplotlib, save
 
+Number = float | None
+
 PANEL = (4.2, 3.4)
 """Width and height of a panel, in inches."""
 COLUMNS = 3
 """Panels side by side."""
+WIDE = 5
+"""Ratio of the largest to the smallest score from which scores are drawn on a logarithmic axis."""
+LINEAR = 10
+"""Steps up to which such an axis is linear, since it begins at 0."""
 LONG = 200
 """Steps beyond which a chain is drawn on a logarithmic axis: what happens at its start is not to vanish."""
 
@@ -45,13 +51,17 @@ def transition(details: dict[str, Any], output: Path) -> None:
         save(figure, output)
 
 
-def numbers(details: dict[str, Any]) -> Iterator[tuple[str, float, float, float | None, float | None]]:
+def numbers(details: dict[str, Any]) -> Iterator[tuple[str, Number, Number, Number, Number]]:
     """Every number of that picture, a row each.
 
     Returns:
-        The series; x (a step, or the middle of a bar); the value; its lower and upper end, where there are some: a
-        standard deviation on either side over chains, a 95 % interval of a score, the borders of a bar.
+        The series; x, a step or the middle of a bar, of a horizontal line none; the value, of a vertical line none; its
+        lower and upper end, where there are some: a standard deviation on either side over chains, a 95 % interval of a
+        score, the borders of a bar.
     """
+    for mark in details["marks"]:
+        yield "mark", mark, None, None, None
+    yield "length in training", details["short_run_steps"], None, None, None
     for name in ("energy", "norm", "displacement"):
         for step, (mean, sd) in enumerate(zip(details[name]["mean"], details[name]["sd"], strict=True)):
             yield name, step, mean, mean - sd, mean + sd
@@ -59,6 +69,8 @@ def numbers(details: dict[str, Any]) -> Iterator[tuple[str, float, float, float 
         for point in quality["points"]:
             low, high = point["interval"] or (None, None)
             yield quality["metric"], point["steps"], point["score"], low, high
+        if quality["real"] is not None:
+            yield f"{quality['metric']} of real text", None, quality["real"], None, None
     if (found := details.get("diagnostics")) is not None:
         beside = found["short_and_long"]
         for kind, counts in _kinds(beside):
@@ -73,6 +85,9 @@ def _energy(axes: Any, details: dict[str, Any]) -> None:  # noqa: ANN401
     _trace(axes, details["energy"], "energy −f(z)", "tab:blue")
     for number, mark in enumerate(details["marks"]):
         axes.axvline(mark, color="tab:grey", linewidth=0.8, linestyle=":", label="marks" if number == 0 else None)
+    short = details["short_run_steps"]
+    if 0 < short <= details["steps"]:
+        axes.axvline(short, color="tab:red", linewidth=0.8, linestyle="--", label=f"length in training ({short})")
     axes.set(title="energy along prior chains, nats", xlabel="step")
     _steps(axes, details["steps"])
 
@@ -96,6 +111,8 @@ def _quality(axes: Any, details: dict[str, Any]) -> None:  # noqa: ANN401
             axes.vlines(point["steps"], *point["interval"], color="tab:blue", alpha=0.6)
     if quality["real"] is not None:
         axes.axhline(quality["real"], color="tab:grey", linestyle="--", label=f"real text ({quality['real']:.1f})")
+    if max(scores) > WIDE * min(scores) > 0:
+        _logarithmic(axes.yaxis, axes.set_yscale)
     axes.set(title=f"{name} over prior steps (lower is better)", xlabel="steps of the prior chain")
     _steps(axes, max(steps))
 
@@ -139,9 +156,20 @@ def _trace(axes: Any, trace: dict[str, list[float]], label: str, colour: str) ->
 
 def _steps(axes: Any, longest: int) -> None:  # noqa: ANN401
     """The axis of steps."""
-    from matplotlib.ticker import ScalarFormatter
+    if longest <= LONG:
+        axes.set_xlim(-0.02 * longest, 1.02 * longest)
+        return
+    axes.set_xscale("symlog", linthresh=LINEAR)
+    axes.set_xticks([0, *(10**power for power in range(1, len(str(longest))))])
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlim(-0.5, 1.2 * longest)
 
-    if longest > LONG:
-        axes.set_xscale("symlog", linthresh=10)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_xlim(left=0)
+
+def _logarithmic(axis: Any, scale: Callable[[str], object]) -> None:  # noqa: ANN401
+    """A logarithmic axis with numbers in full, few enough to be read."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(NullFormatter())

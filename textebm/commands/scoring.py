@@ -87,7 +87,7 @@ def _write(chosen: options.Score, scores: "Sequence[SentenceScore] | Sequence[Im
         lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
         write("\n".join(lines), chosen.output)
         return
-    shown = [name for name in COLUMNS if name in records[0]]
+    shown = [name for name in COLUMNS if any(record.get(name) is not None for record in records)]
     rows = [[_shown(record[name]) for name in shown] for record in records]
     write(beside_text([COLUMNS[name] for name in shown], rows), chosen.output)
 

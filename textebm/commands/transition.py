@@ -157,9 +157,10 @@ def _work(
         )
     if judge is not None:
         marks = chosen.quality_steps or (*analysis.QUALITY_STEPS, *found.marks)
-        settings = {"steps": marks, "samples": chosen.samples, "seed": chosen.seed}
         with progress_bar(chosen.samples * len(set(marks)), "sample", what="quality") as bar:
-            curve = analysis.quality_curve(model, judge, tokenizer, **settings, tick=bar.update)
+            curve = analysis.quality_curve(
+                model, judge, tokenizer, steps=marks, samples=chosen.samples, seed=chosen.seed, tick=bar.update
+            )
     if held_out is not None:
         with progress_bar(chosen.diagnostic_steps + chosen.posterior_steps, "step", what="diagnostics") as bar:
             diagnosed = diagnostics.diagnose(
