@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -204,6 +206,22 @@ class TestMapsAndLandscapes:
         monkeypatch.setattr(latent_space, "find_spec", lambda name: None)
         with pytest.raises(UsageError, match="pip install umap-learn"):
             latent_space.latent_map(text, found, SENTENCES, method="umap")
+
+    def test_umap_gives_the_positions(self, text, found: Posterior, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A stand-in, which is told the seed and gives the first two numbers of each point."""
+
+        class Umap:
+            def __init__(self, n_components: int, random_state: int) -> None:
+                assert (n_components, random_state) == (2, 7)
+
+            def fit_transform(self, points: np.ndarray) -> np.ndarray:
+                return points[:, :2].astype(np.float32)
+
+        monkeypatch.setattr(latent_space, "find_spec", lambda name: object())
+        monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Umap))
+        drawn = latent_space.latent_map(text, found, SENTENCES, method="umap", seed=7)
+        torch.testing.assert_close(drawn.positions, found.means[:, :2], rtol=1e-5, atol=1e-6)
+        assert drawn.shares is None
 
     def test_a_landscape_is_the_energy_of_its_points(self, loaded, found: Posterior) -> None:
         model, _ = loaded
