@@ -51,6 +51,8 @@ CHAINS_AT_ONCE = 128
 """Posterior chains that are run together: memory and speed, not the figures."""
 CHAINS = 4
 """Of each sample of x, whose mean is taken."""
+FORMAT = 1
+"""Of kept latents; a change in how they are inferred makes it another one."""
 FEWEST = 3
 """Points of a map."""
 GRID = 80
@@ -498,7 +500,7 @@ def kept_posterior(folder: Path, key: Sequence[object], make: Callable[[], Poste
         key: everything that decides the result.
         make: computes it where no readable file is there; the file is then written.
     """
-    digest = hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()[:32]
+    digest = hashlib.sha256("\n".join(map(str, (FORMAT, *key))).encode()).hexdigest()[:32]
     path = folder / f"{digest}.safetensors"
     with suppress(CheckpointError, TypeError):  # not there, damaged, or of another version
         return Posterior(**load_tensors(path))
