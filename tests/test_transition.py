@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from textebm.cli import main
 from textebm.config import ConvolutionConfig, GeneratorConfig, PriorConfig
 from textebm.lm_eval.signature import Signature
 from textebm.model.image_batch import ImageShape
@@ -31,16 +32,23 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def everything(trained_run: Path, command, tmp_path: Path) -> dict:
-    """All that there is of a tiny run: the JSON object, with a plot and a table beside it."""
-    done = command(
+@pytest.fixture(scope="module")
+def plotted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all that there is of a tiny run is written to."""
+    return tmp_path_factory.mktemp("everything")
+
+
+@pytest.fixture(scope="module")
+def everything(trained_run: Path, plotted: Path) -> dict:
+    """That: the JSON object, with a plot and a table beside it."""
+    options = (
         *("transition", "--model", trained_run, *SHORT, "--quality", "--quality-steps", 0, 5, "--samples", 60),
         *("--lmplz", "built-in", "--diagnostics", "--diagnostic-steps", 40, "--posteriors", 2, "--posterior-steps", 12),
-        *("--posterior-samples", 10, "--ais-steps", 30, "--plot", "plot.svg", "--csv", "plot.csv"),
+        *("--posterior-samples", 10, "--ais-steps", 30, "--plot", plotted / "plot.svg", "--csv", plotted / "plot.csv"),
+        *("--output", plotted / "found.json", "--device", "cpu"),
     )
-    assert done.code == 0, done.err
-    return json.loads(done.out)
+    assert main([str(word) for word in options]) == 0
+    return json.loads((plotted / "found.json").read_text(encoding="utf-8"))
 
 
 class TestText:
@@ -116,9 +124,9 @@ class TestEverything:
         assert sum(found["short_and_long"]["posterior"]) == 10
         assert 0 < found["short_and_long"]["mmd"]["p_value"] <= 1
 
-    def test_every_plotted_number_is_in_the_table_and_in_json(self, everything: dict, tmp_path: Path) -> None:
+    def test_every_plotted_number_is_in_the_table_and_in_json(self, everything: dict, plotted: Path) -> None:
         details = everything["details"]
-        with (tmp_path / "plot.csv").open(encoding="utf-8") as file:
+        with (plotted / "plot.csv").open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         series: dict[str, list[dict[str, str]]] = {}
         for row in rows:
@@ -136,7 +144,9 @@ class TestEverything:
         assert acceptance == details["diagnostics"]["posterior"]["acceptance"]
         assert [int(row["x"]) for row in series["mark"]] == details["marks"]
 
-    def test_the_plot_has_its_panels(self, everything: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_plot_has_its_panels(
+        self, everything: dict, plotted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from matplotlib import rcParams
 
         from textebm import pictures
@@ -150,7 +160,7 @@ class TestEverything:
             *("acceptance", "length in training (5)", "real text", "ends of 40 steps"),
         ):
             assert words in said
-        assert (tmp_path / "plot.svg").stat().st_size > 10_000  # the command's own
+        assert (plotted / "plot.svg").stat().st_size > 10_000  # the command's own
 
     def test_for_people(self, everything: dict) -> None:
         from textebm.commands.transition import describe

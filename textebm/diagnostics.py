@@ -174,11 +174,11 @@ def diagnose(
     Args:
         model: a model with z, on its device.
         data: held-out sentences or images, for posterior chains; None: nothing is said of them.
-        steps: length of the prior chains, at least 8.
+        steps: length of the prior chains, at least 8 and at least K0.
         chains: prior chains, at least 4, and as many short-run samples beside them.
         posteriors: samples of x, spread evenly over the data.
         posterior_chains: chains of each, at least 2.
-        posterior_steps: their length, at least 8.
+        posterior_steps: their length, at least 8 and at least K1.
         posterior: posterior samples of z for the histograms, one a row; reverse runs for log Z start there too.
         plan: how log Z is found, for the bound; None: there is no bound.
         seed: of everything random.
@@ -191,6 +191,12 @@ def diagnose(
     require_arviz()
     if min(steps, posterior_steps) < 8 or chains < 4 or posterior_chains < 2 or posteriors < 1:
         raise UsageError("diagnostics want chains of at least 8 steps, 4 prior chains, and 2 chains of 1 posterior")
+    for what, length, short in (
+        ("prior", steps, short_run_steps(model)),
+        ("posterior", posterior_steps, 0 if data is None else model.config.inference.steps),
+    ):
+        if length < short:
+            raise UsageError(f"{what} chains of {length} steps are shorter than those of training, which have {short}")
     normaliser = None if plan is None else _normaliser(model, plan, seed, posterior)
     prior, ends = _of_prior(model, steps, chains, normaliser, seed, tick)
     why_not = _no_posterior(model, data)
@@ -287,7 +293,7 @@ def _of_prior(
     """Of the prior's chains; and where they ended."""
     noise = stream(seed, "diagnostics", 0, device=model.device)
     start = model.prior_start(model.prior.sample_reference(chains, noise), noise)
-    short, kept = min(short_run_steps(model), steps), min(chains, MIXING_CHAINS)
+    short, kept = short_run_steps(model), min(chains, MIXING_CHAINS)
     seen = _watch(model, start, model.prior.frozen(), prior_plan(model, steps), short, kept, noise, tick)
     bound, why_not = _prior_bound(model, seen, normaliser)
     return _described("prior", seen, 1, short, bound, why_not), seen.end
@@ -315,11 +321,10 @@ def _of_posterior(
     start = model.prior.sample_reference(len(rows) * chains, noise)
     config = model.config.inference
     plan = langevin.schedule(steps, config.step_size, config.temperature)
-    short = min(config.steps, steps)
     with torch.no_grad():
         potential = posterior_potential(model.prior, model.condition(x))
-    seen = _watch(model, start, potential, plan, short, len(start), noise, tick)
-    return _described("posterior", seen, len(rows), short, None, "log p(x) is not estimated here")
+    seen = _watch(model, start, potential, plan, config.steps, len(start), noise, tick)
+    return _described("posterior", seen, len(rows), config.steps, None, "log p(x) is not estimated here")
 
 
 def _described(
@@ -359,13 +364,15 @@ def _by_figure(
     draws: NDArray[np.float64], measure: Callable[[NDArray[np.float64]], Any], worst: Callable[..., Any]
 ) -> dict[str, Spread | None]:
     """A measure of draws (posteriors, figures, chains, draws) by the name of the figure."""
-    found = np.array([[float(measure(figure)) for figure in one] for one in draws])  # (posteriors, figures)
+    found = np.array(  # (posteriors, figures); a figure that does not move has neither R-hat nor a sample size
+        [[float(measure(figure)) if np.ptp(figure) > 0 else np.nan for figure in one] for one in draws]
+    )
     named = {name: found[:, number] for number, name in enumerate(FIGURES[:-1])}
     coordinates = found[:, len(named) :]
     spread: dict[str, Spread | None] = {}
     for name in FIGURES:
         moving = named[name][:, None] if name in named else coordinates
-        if not np.isfinite(moving).any(axis=1).all():  # a figure that does not move has neither R-hat nor a sample size
+        if not np.isfinite(moving).any(axis=1).all():
             spread[name] = None
             continue
         each = worst(moving, axis=1)

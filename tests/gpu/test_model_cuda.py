@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from textebm import marginal
+from textebm import analysis, diagnostics, marginal
 from textebm.config import Config, EncoderConfig, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
 from textebm.data.text import encode
 from textebm.data.vocabulary import build_tokenizer
@@ -383,3 +383,18 @@ def test_the_marginal_likelihood_is_that_of_the_cpu(kind: str) -> None:
     assert found[1].log_means == pytest.approx(found[0].log_means, abs=0.02)
     assert found[1].log_z == pytest.approx(found[0].log_z, abs=0.2)  # whose runs draw on the device
     assert (found[1].withheld, found[1].exact) == (None, kind == "none")
+
+
+@pytest.mark.parametrize("kind", ["ebm", "ratio", "gaussian"])
+def test_chains_are_watched_without_waiting(cuda_generator, kind):
+    """A transition's chains, and those that diagnostics run, with all that is asked of each step."""
+    config = make_config("lstm")
+    prior = dataclasses.replace(config.prior, kind=kind)
+    model = LatentEBM(dataclasses.replace(config, prior=prior), seed=1).to("cuda")
+    start = model.prior.sample_reference(8, cuda_generator)
+    plan = analysis.prior_plan(model, 6)
+    with no_waiting():
+        walked = analysis.walk(model, start, 6, {0, 3, 6}, cuda_generator)
+        diagnostics._watch(model, start, model.prior.frozen(), plan, 3, 8, cuda_generator, analysis.no_tick)
+    assert walked.states[6].is_cuda
+    assert len(walked.trace(0).mean) == 7
