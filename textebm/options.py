@@ -25,7 +25,7 @@ class ModelOptions(DeviceOptions):
     """Which model, and the seed."""
 
     model: str | None = None
-    """Run folder or model folder (default: the newest run, else the demo model that ships)."""
+    """Run folder or model folder (default: the newest run, else the demo model that ships, which demo names too)."""
     seed: int = 0
     """The same seed gives the same result on one machine."""
 

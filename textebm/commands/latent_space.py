@@ -111,9 +111,8 @@ def arithmetic(arguments: Sequence[str]) -> int:
         described = found._asdict() | {"terms": [term._asdict() for term in found.terms]}
         write(json.dumps(described, ensure_ascii=False, indent=2), chosen.output)
         return 0
-    rows = [["+" if term.sign > 0 else "-", term.text] for term in found.terms]
-    for (sign, text), term in zip(rows, found.terms, strict=True):
-        say(f"{sign} {text}  (alone: {term.reconstruction})")
+    for term in found.terms:
+        say(f"{'+' if term.sign > 0 else '-'} {term.text}  (alone: {term.reconstruction})")
     write(found.text, chosen.output)
     return 0
 
