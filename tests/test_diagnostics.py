@@ -202,10 +202,10 @@ class TestWhatCannotBeSaid:
             diagnostics.diagnose(make_model(), **settings)
 
     def test_chains_shorter_than_those_of_training(self, make_model, text) -> None:
-        with pytest.raises(UsageError, match="prior chains of 9 steps are shorter than .* which have 10"):
+        with pytest.raises(UsageError, match=r"prior chains of 9 steps are shorter than .* which have 10"):
             diagnostics.diagnose(make_model(steps=10), steps=9)
         model = make_model(inference=InferenceConfig(steps=30))
-        with pytest.raises(UsageError, match="posterior chains of 20 steps are shorter than .* which have 30"):
+        with pytest.raises(UsageError, match=r"posterior chains of 20 steps are shorter than .* which have 30"):
             diagnostics.diagnose(model, text, **FEW)
 
     @pytest.mark.parametrize(

@@ -526,13 +526,16 @@ def text_judge(
     return judge
 
 
-def image_judge(real: "ImageSet", extractor: "FeatureExtractor", facts: dict[str, str]) -> Judge:
+def image_judge(
+    real: "ImageSet", extractor: "FeatureExtractor", facts: dict[str, str], real_n: int | None = None
+) -> Judge:
     """Fréchet distance of images from real ones: the FID, where features are the published Inception's.
 
     Args:
         real: the real images.
         extractor: of features.
         facts: what a signature says of the real images: `data`, `against`.
+        real_n: how many of them, spread evenly (default: all).
     """
     from textebm.image_eval.images import ArrayImages
     from textebm.image_eval.scores import Settings, frechet_score
@@ -540,7 +543,7 @@ def image_judge(real: "ImageSet", extractor: "FeatureExtractor", facts: dict[str
     def judge(drawn: Drawn) -> Rated:
         assert drawn.images is not None  # the model is one of images
         more = {} if drawn.as_in_training else {"prior-steps": str(drawn.steps)}
-        settings = Settings(others=False)
+        settings = Settings(real_n=real_n, others=False)
         return frechet_score(ArrayImages("drawn", drawn.images), real, extractor, settings, facts=facts | more)
 
     return judge

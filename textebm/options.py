@@ -654,6 +654,8 @@ class Transition(DecodingOptions, ModelOptions):
     """Whose features of images are compared (see textebm fid)."""
     weights: str | None = None
     """File of that network's weights (default: one on this machine, else a checked download)."""
+    real_n: int | None = None
+    """Real images to compare with, spread evenly over the training split (default: all)."""
     plot: str | None = None
     """PNG, SVG or PDF file to draw energy, norm and whatever else was measured into."""
     csv: str | None = None
@@ -668,7 +670,7 @@ class Transition(DecodingOptions, ModelOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         least = {"n": 2, "shown": 0, "steps": 1, "samples": 2, "diagnostic_steps": 8, "posteriors": 1, "ais_steps": 0}
-        least |= {"posterior_chains": 2, "posterior_steps": 8, "posterior_samples": 1}
+        least |= {"posterior_chains": 2, "posterior_steps": 8, "posterior_samples": 1, "real_n": 2}
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and value < smallest:

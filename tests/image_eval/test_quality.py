@@ -57,13 +57,14 @@ def test_batches(model, extractor, monkeypatch: pytest.MonkeyPatch) -> None:
     """No image is lost between batches, and none is made twice."""
     monkeypatch.setattr(analysis, "PAINTED_AT_ONCE", 16)
     seen: list[np.ndarray] = []
-    judge = analysis.image_judge(REAL, extractor, {"data": "squares"})
+    judge = analysis.image_judge(REAL, extractor, {"data": "squares"}, real_n=30)
 
     def watching(drawn: analysis.Drawn) -> analysis.Rated:
         seen.append(drawn.images)
         return judge(drawn)
 
-    analysis.quality_curve(model, watching, steps=(2,), samples=40)
+    curve = analysis.quality_curve(model, watching, steps=(2,), samples=40)
+    assert Signature.parse(curve.points[0].signature)["real-n"] == "30"
     (images,) = seen
     assert images.shape == (40, 3, 8, 8)
     assert len(np.unique(images.reshape(40, -1), axis=0)) > 20

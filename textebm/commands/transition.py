@@ -104,7 +104,7 @@ def _judge(chosen: options.Transition, folder: Path, model: "LatentEBM") -> "Jud
 
     extractor = FeatureExtractor.load(chosen.features, chosen.weights, model.device, say)
     images, facts = trained_on(folder, "train", chosen.data_dir, chosen.data)
-    return analysis.image_judge(images, extractor, facts)
+    return analysis.image_judge(images, extractor, facts, chosen.real_n)
 
 
 def _held_out(chosen: options.Transition, folder: Path, tokenizer: "Tokenizer | None") -> "Dataset":
