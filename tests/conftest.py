@@ -253,3 +253,28 @@ def trained_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def trained_model(trained_run: Path) -> Path:
     """The model folder of that run's last checkpoint."""
     return trained_run / "checkpoints" / "step-30"
+
+
+@pytest.fixture(scope="session")
+def saved_model(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of a small model of that corpus that nobody trained: z matters to it, and it is made at once."""
+    import dataclasses
+    import json
+
+    from textebm.config import Config, GeneratorConfig, InferenceConfig, PriorConfig, to_dict
+    from textebm.data.vocabulary import build_tokenizer, save_tokenizer
+    from textebm.model.latent_ebm import LatentEBM, ModelConfig
+
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    parts = {
+        "prior": PriorConfig(latent_dim=3, width=8, steps=5),
+        "generator": GeneratorConfig(embedding_dim=6, hidden_dim=12, init_range=1.0),
+        "inference": InferenceConfig(steps=6, step_size=0.3),
+    }
+    tokenizer = build_tokenizer((corpus_folder / "train.txt").read_text(encoding="utf-8").splitlines(), 100)
+    LatentEBM(ModelConfig(tokenizer.get_vocab_size(), longest=9, **parts), seed=2).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    config = to_dict(dataclasses.replace(Config(), data=str(corpus_folder), **parts))
+    described = {"format": 2, "config": config, "progress": {}, "contents": {}}
+    (folder / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    return folder

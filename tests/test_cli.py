@@ -23,9 +23,9 @@ from textebm.errors import DataError
 from textebm.lm_eval import protocols
 
 COMMANDS = [
-    *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate"),
-    *("likelihood", "fid", "transition", "anomaly", "calibrate", "signature", "compare", "experiment", "data"),
-    *("plot", "env"),
+    *("train", "generate", "reconstruct", "interpolate", "score", "map", "neighbours", "arithmetic"),
+    *("fppl", "rppl", "evaluate", "likelihood", "fid", "transition", "anomaly"),
+    *("calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
 ]
 
 

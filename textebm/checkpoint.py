@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from textebm.model.learner import Learner
 
 RUN, OPTIMISER, LEARNER = "run.json", "optimiser.safetensors", "learner.safetensors"
+SHIPPED = Path(__file__).parent / "pretrained" / "demo"
+"""The model that ships with the package."""
 FORMAT = 2
 """Of run.json. 1: no format is named, and sentences came in another order; such a run cannot be gone on with."""
 
@@ -430,7 +432,7 @@ def find_model(name: str | None, runs: Path = Path("runs")) -> tuple[Path, str]:
 
     Args:
         name: a run folder (its best checkpoint is meant), a model folder, or None for the newest run; where there is no
-            run, the demo model that ships with the package.
+            run, the demo model that ships with the package, which `demo` names too, where no such folder is there.
         runs: where runs are.
 
     Returns:
@@ -443,10 +445,11 @@ def find_model(name: str | None, runs: Path = Path("runs")) -> tuple[Path, str]:
         try:
             run = newest_run(runs)
         except CheckpointError:
-            folder = Path(__file__).parent / "pretrained" / "demo"
-            return folder, f"the demo model that ships with textebm (no run in {runs}; --model names another)"
+            return SHIPPED, f"the demo model that ships with textebm (no run in {runs}; --model names another)"
         return find_model(str(run))[0], f"the newest run, {run}"
     path = Path(name)
+    if name == SHIPPED.name and not path.exists():
+        return SHIPPED, "the demo model that ships with textebm"
     if not path.exists():
         raise CheckpointError(f"no run and no model folder {name!r}")
     if path.is_file():

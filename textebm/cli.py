@@ -18,6 +18,10 @@ COMMANDS = {
     "generate": "generation",
     "reconstruct": "generation",
     "interpolate": "generation",
+    "score": "scoring",
+    "map": "latent_space",
+    "neighbours": "latent_space",
+    "arithmetic": "latent_space",
     "fppl": "measuring",
     "rppl": "measuring",
     "evaluate": "measuring",
@@ -44,6 +48,10 @@ commands:
   generate     write sentences with a trained model
   reconstruct  infer z for each line of a file and write the sentence again
   interpolate  write sentences between two sentences
+  score        energy, reconstruction and marginal NLL of each line of a file
+  map          draw where sentences or images lie in the latent space, and the energy over it
+  neighbours   the sentences of a corpus nearest to a sentence in the latent space
+  arithmetic   add and subtract the latents of sentences: "A" - "B" + "C"
   fppl         forward perplexity: generated text under a language model of real text
   rppl         reverse perplexity: real text under a language model of generated text
   evaluate     both, and what perplexity does not see, of one text or several, in one table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from textebm import checkpoint
-from textebm.data.text import encode
+from textebm.data.text import EncodedText, encode
 from textebm.data.vocabulary import decode as to_text
 from textebm.data.vocabulary import load_tokenizer
 from textebm.errors import DataError, UsageError
@@ -76,33 +76,66 @@ def generate(
             yield Sample(to_text(tokenizer, ids), energy)
 
 
-def infer(model: LatentEBM, tokenizer: "Tokenizer", sentences: Sequence[str], seed: int = 0) -> torch.Tensor:
-    """One posterior sample of z for each sentence, (sentences, latent), in the sentences' order.
+def require_latent(model: LatentEBM) -> None:
+    """Check that a model has z.
 
     Raises:
-        UsageError: the model is a plain language model, which has no z.
-        DataError: there is no sentence.
+        UsageError: it is a plain language model.
     """
     if not model.config.prior.dimensions:
         raise UsageError(
             "this model is a plain language model (prior.kind: none): it has no z to infer from a sentence, so it can "
             "neither reconstruct nor interpolate; give a model with a prior by --model"
         )
+
+
+def encode_all(tokenizer: "Tokenizer", sentences: Sequence[str]) -> EncodedText:
+    """Sentences as ids, each one of them and as long as it is.
+
+    Raises:
+        DataError: there is no sentence, or one is empty.
+    """
     text = encode(sentences, tokenizer, max_length=None, overlong="cut")
     if len(text) != len(sentences):
         raise DataError(
             f"{len(sentences) - len(text)} of {len(sentences)} sentences are empty: z cannot be inferred for them"
         )
+    return text
+
+
+def infer(
+    model: LatentEBM, tokenizer: "Tokenizer", sentences: Sequence[str], seed: int = 0, steps: int | None = None
+) -> torch.Tensor:
+    """One posterior sample of z for each sentence, (sentences, latent), in the sentences' order.
+
+    Args:
+        model: the model.
+        tokenizer: its tokeniser.
+        sentences: none may be empty.
+        seed: of the chains.
+        steps: overrides the chain's length K1.
+
+    Raises:
+        UsageError: the model is a plain language model, which has no z.
+        DataError: there is no sentence, or one is empty.
+    """
+    require_latent(model)
+    text = encode_all(tokenizer, sentences)
     latents = []
     for number, begin in enumerate(range(0, len(text), BATCH)):
         rows = list(range(begin, min(begin + BATCH, len(text))))
         x = text.batch(rows).to(model.device)
-        latents.append(model.infer(x, stream(seed, "posterior", number, device=model.device)))
+        latents.append(model.infer(x, stream(seed, "posterior", number, device=model.device), steps))
     return torch.cat(latents)
 
 
 def reconstruct(
-    model: LatentEBM, tokenizer: "Tokenizer", sentences: Sequence[str], seed: int = 0, decoding: Decoding | None = None
+    model: LatentEBM,
+    tokenizer: "Tokenizer",
+    sentences: Sequence[str],
+    seed: int = 0,
+    decoding: Decoding | None = None,
+    steps: int | None = None,
 ) -> list[str]:
     """Each sentence, inferred (z from its posterior chain) and written again.
 
@@ -112,9 +145,10 @@ def reconstruct(
         sentences: what to reconstruct; none may be empty.
         seed: of chains and decoding.
         decoding: how words are chosen (default: greedy).
+        steps: overrides the posterior chain's length K1.
     """
     decoding = decoding or Decoding("greedy", max_length=model.config.longest)
-    z = infer(model, tokenizer, sentences, seed)
+    z = infer(model, tokenizer, sentences, seed, steps)
     written: list[str] = []
     for number, rows in enumerate(torch.split(z, BATCH)):
         ids = decode(model.writer, rows, decoding, stream(seed, "decoding", number, device=model.device))
@@ -145,7 +179,19 @@ def interpolate(
     decoding = decoding or Decoding("greedy", max_length=model.config.longest)
     ends = infer(model, tokenizer, [first, last], seed)
     weights = torch.linspace(0, 1, points, device=ends.device)[:, None]
-    z = ends[:1] * (1 - weights) + ends[1:] * weights
+    return write(model, tokenizer, ends[:1] * (1 - weights) + ends[1:] * weights, decoding, seed)
+
+
+def write(model: LatentEBM, tokenizer: "Tokenizer", z: torch.Tensor, decoding: Decoding, seed: int = 0) -> list[Sample]:
+    """The sentences of some latents.
+
+    Args:
+        model: the model.
+        tokenizer: its tokeniser.
+        z: (sentences, latent) in the model's dtype, on its device.
+        decoding: how words are chosen.
+        seed: of decoding.
+    """
     ids = decode(model.writer, z, decoding, stream(seed, "decoding", 0, device=model.device))
     return [Sample(to_text(tokenizer, w), e) for w, e in zip(ids, model.energy(z).tolist(), strict=True)]
 

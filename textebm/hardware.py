@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from textebm._version import __version__
+from textebm.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -23,6 +24,27 @@ def hardware_class(device: torch.device | str = "cpu") -> str:
         return torch.cuda.get_device_name(device).lower().replace(" ", "-")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{device.type}{cores}-{torch.backends.cpu.get_cpu_capability().lower()}"
+
+
+def find_device(name: str, option: str = "device") -> torch.device:
+    """The device that a name means.
+
+    Args:
+        name: auto (the first CUDA device, where there is one, else the CPU), cpu, cuda, cuda:N or mps.
+        option: what messages call it.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]  # torch's own list of backends helps nobody
+        raise UsageError(f"{option} {name} cannot be used here: {reason}") from None
+    return device
 
 
 def native_precision(device: torch.device) -> Literal["bf16", "fp32"]:

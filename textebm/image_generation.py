@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from textebm import checkpoint
 from textebm.data.dataset import Dataset
-from textebm.errors import UsageError
-from textebm.model.image_batch import ImageBatch
+from textebm.data.images import as_batch, consecutive
+from textebm.errors import DataError, UsageError
+from textebm.model.generators import Batch
+from textebm.model.image_batch import ImageBatch, ImageShape
 from textebm.model.latent_ebm import LatentEBM
 from textebm.model.random import stream
 
@@ -40,6 +42,71 @@ def load(folder: Path, device: torch.device | str = "cpu") -> LatentEBM:
     model = LatentEBM.from_pretrained(folder, device).eval()
     _ = model.painter
     return model
+
+
+class Given:
+    """Images in memory as a data set."""
+
+    def __init__(self, pixels: UInt8[Tensor, "images channels height width"] | Pixels) -> None:
+        """Take them as they are.
+
+        Args:
+            pixels: 8-bit values, or numbers in [−1, 1].
+        """
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, rows: NDArray[np.int64]) -> ImageBatch:
+        """The images of these rows, in the order given."""
+        some = self.pixels[torch.from_numpy(rows)]
+        return as_batch(some.numpy()) if some.dtype == torch.uint8 else ImageBatch(some)
+
+    def groups(self, rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+        """Places in `rows` of the images that are worked on together: `size` in a row."""
+        return consecutive(len(rows), size)
+
+
+class Pictures(Given):
+    """Pictures in files, decoded, cropped to the centre square and resized."""
+
+    def __init__(self, paths: Sequence[Path], shape: ImageShape) -> None:
+        """Read them.
+
+        Args:
+            paths: of the files, at least one.
+            shape: of the images that they become.
+
+        Raises:
+            DataError: one is missing or no picture.
+        """
+        from textebm.data.image_decoding import Fitting, Picture
+
+        fitting, found = Fitting(shape), []
+        for path in paths:
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}") from None
+            found.append(fitting.fit(Picture(str(path), content))[0])
+        super().__init__(torch.from_numpy(np.stack(found)))
+
+
+def find_pictures(path: Path) -> list[Path]:
+    """A picture, or all pictures in a folder and in the folders in it.
+
+    Raises:
+        DataError: the folder has none.
+    """
+    from textebm.data.image_files import is_image
+
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file.name))
+    if not found:
+        raise DataError(f"{path} is a folder without a picture")
+    return found
 
 
 class Generated(NamedTuple):
@@ -94,9 +161,33 @@ def reconstruct(
     for number, begin in enumerate(range(0, len(rows), BATCH)):
         x = data.batch(rows[begin : begin + BATCH])
         assert isinstance(x, ImageBatch)
-        z = model.infer(x.to(model.device), stream(seed, "posterior", number, device=model.device), steps)
-        images = model.paint(z).float().cpu()
+        images = model.paint(_infer_batch(model, x, seed, number, steps)).float().cpu()
         yield Reconstructed(x.pixels, images, (images - x.pixels).square().flatten(1).mean(1))
+
+
+def infer(
+    model: LatentEBM, data: Dataset, rows: NDArray[np.int64], seed: int = 0, steps: int | None = None
+) -> Float[Tensor, "images latent"]:
+    """One posterior sample of z for each image: those that `reconstruct` paints.
+
+    Args:
+        model: the model.
+        data: where the images are.
+        rows: which ones.
+        seed: of the chains.
+        steps: overrides the chain's length K1.
+    """
+    latents = [
+        _infer_batch(model, data.batch(rows[begin : begin + BATCH]), seed, number, steps)
+        for number, begin in enumerate(range(0, len(rows), BATCH))
+    ]
+    return torch.cat(latents)
+
+
+def _infer_batch(
+    model: LatentEBM, x: Batch, seed: int, number: int, steps: int | None
+) -> Float[Tensor, "images latent"]:
+    return model.infer(x.to(model.device), stream(seed, "posterior", number, device=model.device), steps)
 
 
 def interpolate(model: LatentEBM, ends: ImageBatch, points: int = 9, seed: int = 0) -> Pixels:

@@ -25,7 +25,7 @@ class ModelOptions(DeviceOptions):
     """Which model, and the seed."""
 
     model: str | None = None
-    """Run folder or model folder (default: the newest run, else the demo model that ships)."""
+    """Run folder or model folder (default: the newest run, else the demo model that ships, which demo names too)."""
     seed: int = 0
     """The same seed gives the same result on one machine."""
 
@@ -357,14 +357,189 @@ class Likelihood(ModelOptions):
         super().__post_init__()
         least = {"n": 1, "samples": 1, "chains": 1, "chain_steps": 2, "ais_chains": 2, "ais_steps": 1}
         least |= {"ais_leapfrogs": 1, "ais_settling": 0, "sentences_at_once": 1, "resamples": 1}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise ConfigError(f"{name} is {value}: it must be at least {smallest}")
+        _require_at_least(self, least)
         if not self.widening > 0:
             raise ConfigError(f"widening is {self.widening}: it must be positive")
         if not 0 <= self.defensive < 1:
             raise ConfigError(f"defensive is {self.defensive}: it must be in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score(ModelOptions):
+    """Energy, reconstruction and marginal NLL of each line of a text file, or of images: one JSON object a line.
+
+    energy is -f(z) and log_likelihood is log p(x|z), in nats: means over posterior samples by the chain of training.
+    marginal_nll is -log p(x) as textebm likelihood measures it, with --samples; where the two estimates of log Z
+    disagree it is null, and withheld says why.
+
+    examples:
+      textebm score sentences.txt
+      textebm score sentences.txt --samples 500 --format text
+      zcat sentences.gz | textebm score - --model runs/ptb --output scores.jsonl
+      textebm score --model runs/mnist --split test -n 100
+      textebm score my-pictures --model runs/mnist
+    """
+
+    file: tyro.conf.Positional[str | None] = None
+    """Text file, one sentence a line, or - for standard input; or a picture, or a folder of pictures (default: of a
+    model of images, a split of its data)."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Which images, where none are named."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """Number of images, spread evenly over the split (default: all)."""
+    data: str | None = None
+    """Images to take the split of (default: those that the model was trained on)."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named sets of images; else TEXTEBM_DATA."""
+    chains: int = 1
+    """Posterior samples that energy and log-likelihood are means over."""
+    steps: int | None = None
+    """Langevin steps of those posterior chains (default: as in training)."""
+    samples: int = 0
+    """Samples of z a sentence behind its marginal NLL (0: it is left out; 500 are a good number, and log Z of an EBM
+    prior takes a minute or two)."""
+    ais_steps: int = 1000
+    """Densities between the Gaussian and the prior, for log Z."""
+    format: Literal["jsonl", "text"] = "jsonl"
+    """A JSON object a line, or a table for people."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_at_least(self, {"n": 1, "chains": 1, "steps": 1, "samples": 0, "ais_steps": 1})
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentOptions(ModelOptions):
+    """Which sentences or images are looked at in the latent space, and how their z is inferred."""
+
+    split: Literal["train", "valid", "test"] = "valid"
+    """Which split of the data."""
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 300
+    """How many of it, spread evenly over the split (0: all)."""
+    data: str | None = None
+    """Data to take the split of (default: those that the model was trained on)."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named data; else TEXTEBM_DATA."""
+    text_field: str | None = None
+    """Field of JSON lines, or column of a hub data set, that holds the text (default: that of the run, else text)."""
+    chains: int = 4
+    """Posterior chains of each sentence or image, over which the mean is taken."""
+    steps: int | None = None
+    """Their Langevin steps (default: as in training)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_at_least(self, {"n": 0, "chains": 1, "steps": 1})
+
+
+@dataclasses.dataclass(frozen=True)
+class Map(LatentOptions):
+    """Draw where sentences or images lie in the latent space: posterior means, projected to two dimensions.
+
+    --landscape draws the energy -f(z), and -log p(z), over the first two principal directions, with prior and posterior
+    samples (docs/latent-space.md).
+
+    examples:
+      textebm map
+      textebm map --model runs/ptb --colour energy --plot map.svg
+      textebm map sentences.txt --csv map.csv
+      textebm map --landscape landscape.png --format json --output map.json
+      textebm map --model runs/mnist -n 1000 --plot digits.png
+    """
+
+    file: tyro.conf.Positional[str | None] = None
+    """Text file, one sentence a line, or - for standard input; or a folder of pictures (default: a split of the data).
+    All of it is taken."""
+    method: Literal["pca", "umap"] = "pca"
+    """Principal components; or UMAP, where umap-learn is installed."""
+    colour: Literal["length", "energy", "label"] | None = None
+    """By what points are coloured (default: label, where images have some; else length of sentences, energy of
+    images)."""
+    plot: str | None = None
+    """PNG or SVG file of the map (default: map.png, where no other file is asked for)."""
+    landscape: str | None = None
+    """PNG or SVG file of the energy along the first two principal directions."""
+    prior_samples: int = 500
+    """Prior samples on it."""
+    csv: str | None = None
+    """File for the points, a line each."""
+    format: Literal["text", "json"] = "text"
+    """What is printed: a line for people, or one JSON object with everything that is drawn."""
+    output: str | None = None
+    """File to write that to (default: standard output)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_at_least(self, {"prior_samples": 1})
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours(LatentOptions):
+    """Find the sentences of a corpus whose posterior means are nearest to that of a sentence.
+
+    The latents of the corpus are kept in TEXTEBM_HOME: a second question about it is answered at once.
+
+    examples:
+      textebm neighbours "the market fell sharply"
+      textebm neighbours "he was a good man" --model runs/ptb --split train -n 5000 --count 20
+      textebm neighbours "a dog" --data my-corpus.txt --format json
+    """
+
+    sentence: tyro.conf.Positional[str | None] = None
+    """The sentence, in quotation marks."""
+    count: int = 10
+    """How many neighbours."""
+    format: Literal["text", "json"] = "text"
+    """A table, or one JSON object."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_at_least(self, {"count": 1})
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic(DecodingOptions, ModelOptions):
+    """Add and subtract the latents of sentences, and write the sentence of the sum.
+
+    Sentences, in quotation marks, alternate with + and -; each is taken by its posterior mean.
+
+    examples:
+      textebm arithmetic "the man sleeps" - "the man" + "the dog"
+      textebm arithmetic "prices rose" + "prices fell" --decoding beam --format json
+    """
+
+    terms: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Sentences with + or - between them, each a word of its own: "A" - "B" + "C"."""
+    decoding: Literal["sample", "greedy", "beam"] = "greedy"
+    """How words are chosen."""
+    chains: int = 4
+    """Posterior chains of each sentence, over which the mean is taken."""
+    steps: int | None = None
+    """Their Langevin steps (default: as in training)."""
+    format: Literal["text", "json"] = "text"
+    """The sentences, or one JSON object."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_at_least(self, {"chains": 1, "steps": 1})
+
+
+def _require_at_least(chosen: object, least: dict[str, int]) -> None:
+    """Check numbers of options by name; what is left open may be.
+
+    Raises:
+        ConfigError: one is too small.
+    """
+    for name, smallest in least.items():
+        value = getattr(chosen, name)
+        if value is not None and value < smallest:
+            raise ConfigError(f"{name} is {value}: it must be at least {smallest}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,6 +86,17 @@ def test_a_chain_by_recorded_steps_is_the_chain(prior, make_generator, make_batc
     assert torch.equal(start, kept)
 
 
+def test_a_source_of_noise_a_row_goes_the_same_way(prior, make_generator, make_batch, generator):
+    def sources() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(len(SENTENCES))]
+
+    potential = inference.posterior_potential(prior, make_generator(cell="lstm").condition(make_batch(SENTENCES)))
+    start = prior.sample_reference(len(SENTENCES), generator)
+    found = graphs.run_by_steps(start, potential, PLANS[0], sources(), Again)
+    torch.testing.assert_close(found, langevin.run(start, potential, PLANS[0], sources()), rtol=0, atol=1e-12)
+    assert not torch.allclose(found, graphs.run_by_steps(start, potential, PLANS[0], seeded(), Again))
+
+
 def test_a_prior_records_once_a_number_of_samples(monkeypatch, prior):
     plain = [prior.sample(n, seeded()) for n in (5, 5, 6)]
     monkeypatch.setattr(graphs, "possible", lambda z: True)

@@ -90,6 +90,17 @@ class TestContract:
         assert torch.equal(one, same)
         assert not torch.equal(one, other)
 
+    def test_with_a_source_a_sentence_it_depends_on_no_other(self, kind, prior, make_batch):
+        model, _ = make(kind, prior)
+
+        def sources(*seeds: int) -> list[torch.Generator]:
+            return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+        together = model.infer(make_batch(SENTENCES), sources(1, 2, 3))
+        others = model.infer(make_batch([SENTENCES[2], SENTENCES[0]]), sources(3, 1))
+        torch.testing.assert_close(together[[2, 0]], others, rtol=1e-9, atol=1e-12)
+        assert not torch.allclose(together[0], model.infer(make_batch(SENTENCES), sources(4, 2, 3))[0])
+
     def test_in_both_modes_and_with_or_without_grad(self, kind, prior, make_batch):
         model, _ = make(kind, prior)
         x, z = make_batch(SENTENCES), []

@@ -232,3 +232,17 @@ def test_root_mean_square_brings_directions_of_any_curvature_to_their_law(genera
     ratios = end.square().mean(0) * curvatures * (1 - scaled * size**2 / 4)
     assert ((ratios - 1).abs() < 0.05).all()
     assert langevin.run(start, steep, langevin.schedule(50, size), generator).abs().max() > 100
+
+
+def test_with_a_source_a_row_a_chain_depends_on_no_other():
+    def sources(*seeds: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def potential(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return 0.5 * z.square().sum(1), z
+
+    start, plan = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]]), langevin.schedule(5, 0.4)
+    together = langevin.run(start, potential, plan, sources(1, 2, 3))
+    alone = langevin.run(start[[2]], potential, plan, sources(3))
+    assert torch.equal(together[[2]], alone)
+    assert not torch.equal(together[0] - 0.92**5 * start[0], together[1] - 0.92**5 * start[1])

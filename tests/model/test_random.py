@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from textebm.model.random import STREAMS, stream, stream_seed
+from textebm.model.random import STREAMS, normal, refill, stream, stream_seed
 
 
 def test_golden_seeds():
@@ -36,3 +36,27 @@ def test_streams_draw_different_numbers():
 def test_an_unknown_stream_is_refused():
     with pytest.raises(ValueError, match="no random stream 'weather'"):
         stream(0, "weather")
+
+
+def test_one_source_for_a_batch_draws_what_torch_draws():
+    like = torch.zeros(1, dtype=torch.float64)
+    drawn, known = normal((3, 2), stream(1, "latents"), like), stream(1, "latents")
+    assert torch.equal(drawn, torch.randn((3, 2), generator=known, dtype=torch.float64))
+    filled, known = torch.zeros(3, 2, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
+    refill(filled, stream(1, "latents"))
+    assert torch.equal(filled, known.normal_(generator=stream(1, "latents")))
+
+
+def test_with_a_source_a_row_no_row_depends_on_the_others():
+    like = torch.zeros(1)
+
+    def rows(*keys: int) -> list[torch.Generator]:
+        return [stream(1, "latents", key) for key in keys]
+
+    three, two = normal((3, 4), rows(5, 6, 7), like), normal((2, 4), rows(7, 5), like)
+    assert torch.equal(three[[2, 0]], two)
+    filled = torch.zeros(3, 4)
+    refill(filled, rows(5, 6, 7))
+    assert torch.equal(filled, three)
+    with pytest.raises(ValueError, match="2 sources of noise for 3 rows"):
+        normal((3, 4), rows(1, 2), like)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from textebm.data.dataset import Dataset
     from textebm.data.registry import Split
-    from textebm.model.image_batch import ImageBatch, ImageShape
     from textebm.model.latent_ebm import LatentEBM
 
 IMAGES = 64
@@ -60,7 +59,8 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     model = image_generation.load(folder, choose_device(chosen.device))
     data: Dataset
     if chosen.file is not None:
-        data, facts = _Given(_pictures(Path(chosen.file)), model.painter.shape), {"data": Path(chosen.file).name}
+        paths = image_generation.find_pictures(Path(chosen.file))
+        data, facts = image_generation.Pictures(paths, model.painter.shape), {"data": Path(chosen.file).name}
     else:
         data, facts = _split(chosen.split, chosen.data, chosen.data_dir, folder)
     rows = spread(len(data), chosen.n or 0)
@@ -96,7 +96,8 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
     model = image_generation.load(folder, choose_device(chosen.device))
     data: Dataset
     if chosen.first is not None and chosen.last is not None:
-        data, rows = _Given([Path(chosen.first), Path(chosen.last)], model.painter.shape), np.arange(2)
+        named = [Path(chosen.first), Path(chosen.last)]
+        data, rows = image_generation.Pictures(named, model.painter.shape), np.arange(2)
     else:
         data, _ = _split("test", chosen.data, chosen.data_dir, folder)
         if len(data) < 2:
@@ -110,60 +111,6 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
         image_generation.write_grid(Path(output), pixels, chosen.points)
     say(f"{len(rows) // 2} lines of {chosen.points} images: {output}")
     return 0
-
-
-class _Given:
-    """Pictures that were named, decoded, cropped to the centre square and resized."""
-
-    def __init__(self, paths: list[Path], shape: "ImageShape") -> None:
-        """Read them.
-
-        Raises:
-            DataError: one is missing or no picture.
-        """
-        import numpy as np
-
-        from textebm.data.image_decoding import Fitting, Picture
-        from textebm.errors import DataError
-
-        fitting, found = Fitting(shape), []
-        for path in paths:
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}") from None
-            found.append(fitting.fit(Picture(str(path), content))[0])
-        self.pixels = np.stack(found)  # (images, channels, height, width) uint8
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def batch(self, rows: "NDArray[np.int64]") -> "ImageBatch":
-        from textebm.data.images import as_batch
-
-        return as_batch(self.pixels[rows])
-
-    def groups(self, rows: "NDArray[np.int64]", size: int) -> "list[NDArray[np.int64]]":
-        from textebm.data.images import consecutive
-
-        return consecutive(len(rows), size)
-
-
-def _pictures(path: Path) -> list[Path]:
-    """A picture, or all pictures in a folder and in the folders in it.
-
-    Raises:
-        DataError: the folder has none.
-    """
-    from textebm.data.image_files import is_image
-    from textebm.errors import DataError
-
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file.name))
-    if not found:
-        raise DataError(f"{path} is a folder without a picture")
-    return found
 
 
 def _split(split: "Split", data: str | None, data_dir: str | None, folder: Path) -> tuple["Dataset", dict[str, Any]]:

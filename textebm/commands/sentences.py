@@ -22,7 +22,7 @@ def generate(chosen: options.Generate, folder: Path) -> int:
     if chosen.format in ("grid", "png"):
         raise UsageError(f"--format {chosen.format} is of images, and the model writes text: --format text or jsonl")
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
-    n, decoding = chosen.n or SENTENCES, _decoding(chosen, model.config.longest)
+    n, decoding = chosen.n or SENTENCES, chosen_decoding(chosen, model.config.longest)
     samples = generation.generate(model, tokenizer, n, chosen.seed, decoding, chosen.prior_steps)
     as_json = chosen.format == "jsonl"
     with progress_bar(n, "sentence") as bar:
@@ -48,7 +48,9 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     lines = list(read_sentences(Path(chosen.file), keep_blank=True))
     sentences = [line for line in lines if line]
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
-    written = generation.reconstruct(model, tokenizer, sentences, chosen.seed, _decoding(chosen, model.config.longest))
+    written = generation.reconstruct(
+        model, tokenizer, sentences, chosen.seed, chosen_decoding(chosen, model.config.longest)
+    )
     if chosen.format == "text":
         again = iter(written)
         write("\n".join(next(again) if line else "" for line in lines), chosen.output)  # line by line beside the file
@@ -70,14 +72,15 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
             "interpolate wants two sentences, in quotation marks: where the line begins, and where it ends"
         )
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
-    decoding = _decoding(chosen, model.config.longest)
+    decoding = chosen_decoding(chosen, model.config.longest)
     line = generation.interpolate(model, tokenizer, chosen.first, chosen.last, chosen.points, chosen.seed, decoding)
     for sample in line:
         print(sample.text)
     return 0
 
 
-def _decoding(chosen: options.DecodingOptions, longest: int) -> "Decoding":
+def chosen_decoding(chosen: options.DecodingOptions, longest: int) -> "Decoding":
+    """How the options say that words are chosen; `longest` is the length of the longest training sentence."""
     from textebm.model.decoding import Decoding
 
     length = longest if chosen.max_length is None else chosen.max_length

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tyro
 
 from textebm import options
-from textebm.errors import UsageError
+from textebm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,39 @@ def progress_bar(total: int | None, unit: str, initial: int = 0, what: str | Non
 
     quiet, leave = not sys.stderr.isatty(), total is not None
     return tqdm(desc=what, total=total, initial=initial, unit=unit, leave=leave, disable=quiet, dynamic_ncols=True)
+
+
+def read_lines(file: str) -> list[str]:
+    """The sentences of a text file, or of standard input (-), one a line.
+
+    Raises:
+        DataError: it is missing or no text, a line is empty, or there is none.
+    """
+    from textebm.lm_eval.corpus import read_sentences, shown
+
+    name = "standard input" if file == "-" else shown(file)
+    if file == "-":
+        try:
+            lines = [" ".join(line.decode("utf-8").split()) for line in sys.stdin.buffer]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name} is not UTF-8: {error.reason}") from None
+    else:
+        lines = list(read_sentences(Path(file), keep_blank=True))
+    if not any(lines):
+        raise DataError(f"{name} holds no sentence")
+    if "" in lines:
+        raise DataError(f"{name}, line {lines.index('') + 1} is empty: z cannot be inferred for it; take it out")
+    return lines
+
+
+def beside_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of figures, on the right of their columns, whose last column is text."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header) - 1)]
+    lines = []
+    for row in (header, *rows):
+        cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=True)]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return "\n".join(lines)
 
 
 def write(text: str, output: str | None) -> None:
@@ -140,16 +173,10 @@ def choose_device(name: str) -> "torch.device":
     """
     import torch
 
+    from textebm.hardware import find_device
+
+    device = find_device(name, "--device")
     if name == "auto":
-        if torch.cuda.is_available():
-            say(f"device: cuda:0 ({torch.cuda.get_device_name(0)})")
-            return torch.device("cuda:0")
-        say("device: cpu (no CUDA device was found)")
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]  # torch's own list of backends helps nobody
-        raise UsageError(f"--device {name} cannot be used here: {reason}") from None
+        cuda = device.type == "cuda"
+        say(f"device: {device} ({torch.cuda.get_device_name(device) if cuda else 'no CUDA device was found'})")
     return device

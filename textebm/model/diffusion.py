@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from textebm.model.random import Noise, normal
+
 Denoiser = Callable[[Float[Tensor, "batch latent"], Float[Tensor, " batch"]], Float[Tensor, "batch latent"]]
 """ε̂ of each noisy point, given the points and the log signal-to-noise ratio of each."""
 
@@ -131,7 +133,7 @@ def sample(
     denoiser: Denoiser,
     start: Float[Tensor, "batch latent"],
     ratios: tuple[float, ...],
-    noise: torch.Generator,
+    noise: Noise,
     variance: Variance = "large",
 ) -> Float[Tensor, "batch latent"]:
     """Draw clean points by ancestral sampling.
@@ -140,7 +142,7 @@ def sample(
         denoiser: ε̂.
         start: samples of N(0, I), which stand for z_λ at the first λ.
         ratios: λ of each step, rising; the denoiser is asked once at each.
-        noise: source of what is added on the way, on the device of `start`.
+        noise: source of what is added on the way.
         variance: see `less_noisy`.
 
     Returns:
@@ -151,6 +153,6 @@ def sample(
         ratio, target = z.new_full((len(z),), here), z.new_full((len(z),), there)
         clean = made_out(z, denoiser(z, ratio), ratio)
         mean, spread = less_noisy(z, clean, ratio, target, variance)
-        z = mean + spread * torch.randn(z.shape, generator=noise, device=z.device, dtype=z.dtype)
+        z = mean + spread * normal(tuple(z.shape), noise, z)
     last = z.new_full((len(z),), ratios[-1])
     return made_out(z, denoiser(z, last), last)

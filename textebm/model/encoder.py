@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from textebm.config import EncoderConfig, GeneratorConfig
 from textebm.model import information, recurrence, softmax
+from textebm.model.random import Noise, normal
 from textebm.model.recurrent import TextBatch
 
 
@@ -23,10 +24,9 @@ class DiagonalGaussian(NamedTuple):
     mean: Float[Tensor, "batch latent"]
     log_variance: Float[Tensor, "batch latent"]
 
-    def sample(self, noise: torch.Generator) -> Float[Tensor, "batch latent"]:
+    def sample(self, noise: Noise) -> Float[Tensor, "batch latent"]:
         """One sample each, as a differentiable function of mean and variance (the reparameterisation)."""
-        like = self.mean
-        epsilon = torch.randn(like.shape, generator=noise, device=like.device, dtype=like.dtype)
+        epsilon = normal(tuple(self.mean.shape), noise, self.mean)
         return self.mean + epsilon * (0.5 * self.log_variance).exp()
 
     def log_prob(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:

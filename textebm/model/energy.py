@@ -24,6 +24,7 @@ from torch.nn.utils import parametrizations, parametrize
 from textebm import native
 from textebm.config import PriorConfig
 from textebm.model import graphs, langevin
+from textebm.model.random import Noise, normal
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "lrelu": nn.LeakyReLU}
 
@@ -219,10 +220,9 @@ class GaussianPrior(nn.Module):
         """The potential with the weights of now; a chain asks for it once and then calls it at every step."""
         return self.potential
 
-    def sample_reference(self, n: int, generator: torch.Generator) -> Float[Tensor, "{n} latent"]:
+    def sample_reference(self, n: int, generator: Noise) -> Float[Tensor, "{n} latent"]:
         """Exact samples of the reference Gaussian, where every chain starts."""
-        size, like = (n, self.config.dimensions), self.origin
-        return self.config.sigma * torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)
+        return self.config.sigma * normal((n, self.config.dimensions), generator, self.origin)
 
     def chain(self, steps: int | None = None) -> langevin.Schedule:
         """The schedule of the prior chain; `steps` overrides its length K0."""

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from textebm.model import langevin
+from textebm.model.random import Noise, refill
 
 USE = True
 """Whether chains on CUDA are recorded; tests switch it off to compare."""
@@ -103,7 +104,7 @@ def run_by_steps(
     start: Float[Tensor, "batch latent"],
     potential: langevin.Potential,
     plan: langevin.Schedule,
-    generator: torch.Generator,
+    generator: Noise,
     recorder: Recorder | None = None,
 ) -> Float[Tensor, "batch latent"]:
     """A chain of which one step is recorded and replayed for all.
@@ -129,6 +130,6 @@ def run_by_steps(
     for number, temperature in enumerate(plan.temperatures):
         now.copy_(table[number])
         if temperature > 0:
-            noise.normal_(generator=generator)
+            refill(noise, generator)
         recording.replay()
     return z

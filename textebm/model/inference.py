@@ -24,6 +24,7 @@ from textebm.model import bound, graphs, langevin
 from textebm.model.encoder import DiagonalGaussian
 from textebm.model.energy import GaussianPrior
 from textebm.model.generators import Batch, ConditionedLikelihood
+from textebm.model.random import Noise
 from textebm.model.softmax import Precision
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Request:
     """log p(x|z) of them (see `posterior_potential`)."""
     config: InferenceConfig
     """The chain's length, step sizes, temperatures."""
-    noise: torch.Generator
+    noise: Noise
     """Source of the samples' randomness."""
     start: Tensor | None = None
     """(batch, latent), where persistent chains stand (None: they begin in the reference Gaussian)."""
@@ -233,7 +234,7 @@ def posterior_chain(
     likelihood: Likelihood,
     start: Float[Tensor, "batch latent"],
     config: InferenceConfig,
-    noise: torch.Generator,
+    noise: Noise,
     observe: Callable[[int, langevin.State, langevin.Info], None] | None = None,
 ) -> Float[Tensor, "batch latent"]:
     """Where K1 steps on the posterior lead from given points.

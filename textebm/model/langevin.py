@@ -24,6 +24,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from textebm.model.random import Noise, normal
+
 
 @runtime_checkable
 class Potential(Protocol):
@@ -125,7 +127,7 @@ def step(
     potential: Potential,
     step_size: float,
     temperature: float,
-    generator: torch.Generator,
+    generator: Noise,
     precondition: Preconditioner | None = None,
 ) -> tuple[State, Info]:
     """One Langevin step of every chain.
@@ -135,14 +137,14 @@ def step(
         potential: U and ∇U.
         step_size: s.
         temperature: T; at 0 no noise is drawn and the step is gradient descent.
-        generator: source of ε, on the device of z.
+        generator: source of ε.
         precondition: what gives M (default: the identity).
     """
     energy, gradient = potential(state.z)
     scale = None if precondition is None else precondition(gradient)
     z = torch.add(state.z, gradient if scale is None else scale * gradient, alpha=-0.5 * step_size**2)
     if temperature > 0:
-        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+        noise = normal(tuple(z.shape), generator, z)
         if scale is not None:
             noise.mul_(scale.sqrt())
         z.add_(noise, alpha=step_size * temperature)
@@ -153,7 +155,7 @@ def run(
     z: Float[Tensor, "batch latent"],
     potential: Potential,
     plan: Schedule,
-    generator: torch.Generator,
+    generator: Noise,
     observe: Callable[[int, State, Info], None] | None = None,
     precondition: Preconditioner | None = None,
 ) -> Float[Tensor, "batch latent"]:
@@ -163,15 +165,16 @@ def run(
         z: starting points.
         potential: U and ∇U.
         plan: step sizes and temperatures.
-        generator: source of the noise, on the device of z.
+        generator: source of the noise.
         observe: called after each step with its number (from 0), the new state, and what the step saw. Without it, and
-            without a preconditioner, a `Stepper` makes its steps itself.
+            without a preconditioner, a `Stepper` makes its steps itself, where all rows have one source of noise.
         precondition: what gives M of each step (default: the identity).
 
     Returns:
         The end points, (batch, latent).
     """
-    if observe is None and precondition is None and isinstance(potential, Stepper):
+    unseen = observe is None and precondition is None
+    if unseen and isinstance(potential, Stepper) and isinstance(generator, torch.Generator):
         return _run_unseen(z, potential, plan, generator)
     state = init(z)
     for number, (size, temperature) in enumerate(zip(plan.step_sizes, plan.temperatures, strict=True)):

@@ -35,7 +35,7 @@ from textebm.model.generators import Batch, Computation, ConditionedLikelihood, 
 from textebm.model.image_batch import ImageShape
 from textebm.model.image_encoder import ImageEncoder
 from textebm.model.inference import InferenceMethod, Inferred, Request
-from textebm.model.random import stream
+from textebm.model.random import Noise, stream
 from textebm.model.recurrent import RecurrentGenerator
 from textebm.model.sampler import DiffusionSampler
 from textebm.model.softmax import Precision
@@ -217,7 +217,7 @@ class LatentEBM(nn.Module):
         """Posterior samples of z, one for each sample of x, with where they come from."""
         return self.method.infer(self, request)
 
-    def infer(self, x: Batch, generator: torch.Generator, steps: int | None = None) -> Float[Tensor, "batch latent"]:
+    def infer(self, x: Batch, generator: Noise, steps: int | None = None) -> Float[Tensor, "batch latent"]:
         """Posterior samples of z, one for each sample of x, inferred as in training, without dropout.
 
         A persistent chain belongs to a training sample; here its place is taken by a short-run chain.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from textebm.config import SamplerConfig
 from textebm.model import diffusion
+from textebm.model.random import Noise
 from textebm.model.softmax import Precision
 
 FASTEST = 1000.0
@@ -132,7 +133,7 @@ class DiffusionSampler(nn.Module):
     def draw(
         self,
         reference: Float[Tensor, "batch latent"],
-        noise: torch.Generator,
+        noise: Noise,
         features: Float[Tensor, "batch features"] | None = None,
     ) -> Float[Tensor, "batch latent"]:
         """Points from which chains start.
