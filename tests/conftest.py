@@ -234,3 +234,50 @@ def trained_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def trained_model(trained_run: Path) -> Path:
     """The model folder of that run's last checkpoint."""
     return trained_run / "checkpoints" / "step-30"
+
+
+@pytest.fixture(scope="session")
+def tiny_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, valid and test: pictures of one bright square each on a dark ground, 8 by 8 pixels."""
+    import numpy as np
+
+    image = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
+    folder = tmp_path_factory.mktemp("pictures") / "squares"
+    source = np.random.default_rng(0)
+    for split, count in {"train": 30, "valid": 10, "test": 10}.items():
+        (folder / split).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.full((8, 8, 3), 20, np.uint8)
+            top, left = source.integers(0, 5, 2)
+            pixels[top : top + 4, left : left + 4] = source.integers(150, 256, 3)
+            image.fromarray(pixels).save(folder / split / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_image_config(tiny_pictures: Path) -> Path:
+    """A configuration file that trains on those pictures in a second: one epoch of 3 steps."""
+    path = tiny_pictures.parent / "tiny.yaml"
+    path.write_text(
+        f"""\
+data: {tiny_pictures}
+prior: {{latent_dim: 4, width: 16, steps: 5}}
+generator: {{kind: convolutional, convolution: {{width: 4, start: 4, multiples: [2], sigma: 0.3, loss: squared-error}}}}
+inference: {{steps: 4, step_size: 0.1}}
+optimiser: {{lr: 0.02, betas: [0.5, 0.999]}}
+evaluation: {{sentences: 10, active_unit_sentences: 6, active_unit_chains: 3, samples: 6}}
+batch_size: 10
+epochs: 1
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_image_run(tiny_image_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished run on pictures. Read it, or copy it; never change it."""
+    folder = tmp_path_factory.mktemp("trained-images") / "run"
+    done = run_process("train", "--config", tiny_image_config, "--run-dir", folder, cwd=folder.parent)
+    assert done.code == 0, done.err
+    return folder

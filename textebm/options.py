@@ -92,6 +92,8 @@ class Train(DeviceOptions):
     """Stop after so many minutes."""
     checkpoint_every: int | None = None
     """Save every so many steps, besides the end of each epoch."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Live views to send the log to, one or several (extra track; docs/report.md)."""
     print_config: bool = False
     """Print the configuration as JSON and stop."""
 
