@@ -564,12 +564,13 @@ def _signature(metric: Metric, real: Real, samples: Samples, judge: Judge, setti
         facts["test"] = tested.sha256[:SHORT]
     if settings.text_policy != AS_IS:
         facts["text"] = settings.text_policy
-    facts |= {"n": samples.survey.figures.sentences, "decoding": settings.decoding}
-    if settings.filtering != NOT_FILTERED:
-        facts["filtering"] = settings.filtering
+    facts |= {"n": samples.survey.figures.sentences, "decoding": samples.settings.decoding}
+    if samples.settings.filtering != NOT_FILTERED:
+        facts["filtering"] = samples.settings.filtering
     longest = real.train_survey.figures.longest if protocol.max_length is None else protocol.max_length
-    if settings.max_length is not None and settings.max_length < longest:
-        facts["max_length"] = settings.max_length
+    limit = samples.settings.max_length
+    if limit is not None and limit < longest:
+        facts["max_length"] = limit
     own = {("judge-text" if key == "text" else key): value for key, value in judge.settings.items()}  # `text` is taken
     facts |= {"judge": protocol.name, **own, **protocol.facts()}
     if len(real.seeds) > 1:

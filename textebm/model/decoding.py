@@ -3,7 +3,7 @@
 Sentences that are finished leave the batch, so the cost is that of the words written, not of the longest sentence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -126,25 +126,66 @@ def decode(
     Returns:
         Token ids of each sentence, without begin and end of sentence.
     """
+
+    def numbers(owners: Int[Tensor, " alive"], place: int) -> Float[Tensor, " alive"]:
+        return _uniform(len(owners), owners.device, generator)
+
+    return _write(model, z, decoding, numbers)
+
+
+@torch.no_grad()
+def decode_by(
+    model: RecurrentGenerator,
+    z: Float[Tensor, "batch latent"],
+    decoding: Decoding,
+    uniform: Float[Tensor, "batch places"],
+) -> list[list[int]]:
+    """One sentence for each latent, by given numbers: what a sentence becomes depends on its own latent and row alone.
+
+    So two sentences by the same row differ only as far as their latents do, which `decode` cannot promise: there a
+    sentence that ends shifts the numbers of all others.
+
+    Args:
+        model: the text generator.
+        z: latents.
+        decoding: how words are chosen; only sampling uses the numbers.
+        uniform: in [0, 1), float64, on the device of z: the number by which each sentence's word at each place is
+            drawn. There must be as many places as `decoding.max_length`.
+
+    Returns:
+        Token ids of each sentence, without begin and end of sentence.
+    """
+    return _write(model, z, decoding, lambda owners, place: uniform[owners, place])
+
+
+Numbers = Callable[[Tensor, int], Tensor]
+"""Which sentences go on, and at which place they are -> a uniform number for each."""
+
+
+def _write(
+    model: RecurrentGenerator, z: Float[Tensor, "batch latent"], decoding: Decoding, numbers: Numbers
+) -> list[list[int]]:
+    """Token ids of each sentence."""
     if decoding.method == "beam":
         return [_beam(model, z[i : i + 1], decoding) for i in range(len(z))]
     sentences: list[list[int]] = [[] for _ in range(len(z))]
-    for owners, words in _steps(model, z, decoding, generator):
+    for owners, words in _steps(model, z, decoding, numbers):
         for owner, word in zip(owners, words, strict=True):
             sentences[owner].append(word)
     return sentences
 
 
 def _steps(
-    model: RecurrentGenerator, z: Float[Tensor, "batch latent"], decoding: Decoding, generator: torch.Generator
+    model: RecurrentGenerator, z: Float[Tensor, "batch latent"], decoding: Decoding, numbers: Numbers
 ) -> Iterator[tuple[list[int], list[int]]]:
     """For each time step: which sentences go on, and their next words."""
     state = model.initial_state(z)
     words = torch.full((len(z),), BOS, device=z.device)
     owners = torch.arange(len(z), device=z.device)
-    for _ in range(decoding.max_length):
+    for place in range(decoding.max_length):
         hidden, state = model.next_hidden(words, z, state)
-        words = _choose(model, hidden, decoding, generator) + FIRST_OUTPUT
+        uniform = numbers(owners, place) if decoding.method == "sample" else None
+        words = _choose(model, hidden, decoding, uniform) + FIRST_OUTPUT
         alive = (words != EOS).nonzero().squeeze(1)
         if len(alive) < len(words):
             words, owners, z = words[alive], owners[alive], z[alive]
@@ -158,10 +199,9 @@ def _choose(
     model: RecurrentGenerator,
     hidden: Float[Tensor, "batch hidden"],
     decoding: Decoding,
-    generator: torch.Generator,
+    uniform: Float[Tensor, " batch"] | None,
 ) -> Int[Tensor, " batch"]:
     """The class of each sentence's next word. How many sentences are worked on at once changes no choice."""
-    uniform = _uniform(len(hidden), hidden.device, generator) if decoding.method == "sample" else None
     at_once = ROWS_AT_ONCE if hidden.device.type == "cpu" else len(hidden)
     classes = []
     for number, rows in enumerate(hidden.split(at_once)):  # type: ignore[no-untyped-call]

@@ -130,3 +130,46 @@ def target_acceptance(leapfrogs: int) -> float:
     Sources: Roberts and Rosenthal (1998); Beskos et al. (2013).
     """
     return 0.574 if leapfrogs == 1 else 0.651
+
+
+def log_kernel_ratio(
+    before: Point, after: Point, step_size: float, temperature: float = 1.0
+) -> Float[Tensor, " batch"]:
+    """log q(z|z') − log q(z'|z) of Langevin moves from z to z', in nats and float64.
+
+    q(z'|z) = N(z'; z − ½s²∇U(z), s²T²I) is the step of `langevin.py`; the ratio says how much likelier the way back is
+    than the way there.
+
+    Args:
+        before: where the chains stood, z.
+        after: where the move led, z'.
+        step_size: s of the move.
+        temperature: T of the move; positive.
+    """
+    there = after.z.double() - before.z.double() + 0.5 * step_size**2 * before.gradient.double()
+    back = before.z.double() - after.z.double() + 0.5 * step_size**2 * after.gradient.double()
+    squares = torch.linalg.vecdot(there, there) - torch.linalg.vecdot(back, back)
+    ratio: Tensor = squares / (2 * (step_size * temperature) ** 2)
+    return ratio
+
+
+def langevin_acceptance(
+    before: Point, after: Point, step_size: float, temperature: float = 1.0
+) -> Float[Tensor, " batch"]:
+    """The probability by which Metropolis's choice would have accepted plain Langevin moves, in float64.
+
+    At a temperature T the density that the steps aim at, and that the choice would keep, is exp(−U/T²). A chain all of
+    whose steps would nearly always be accepted makes little error by its step size; it says nothing of how far the
+    chain has come.
+
+    Args:
+        before: where the chains stood.
+        after: where the move led.
+        step_size: s of the move.
+        temperature: T of the move; positive.
+
+    Source: Roberts and Tweedie (1996).
+    """
+    fall = (before.potential.double() - after.potential.double()) / temperature**2
+    log_ratio = fall + log_kernel_ratio(before, after, step_size, temperature)
+    return log_ratio.clamp(max=0).exp().nan_to_num(nan=0.0)

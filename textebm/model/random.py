@@ -11,7 +11,7 @@ import torch
 
 STREAMS = (
     *("data", "prior", "posterior", "dropout", "decoding", "initialisation", "evaluation", "candidates"),
-    *("likelihood", "persistent", "chains", "aggressive", "sampler", "anomaly", "bootstrap"),
+    *("likelihood", "persistent", "chains", "aggressive", "sampler", "anomaly", "bootstrap", "diagnostics"),
 )
 
 
