@@ -1,7 +1,7 @@
 """Live views of a run: what stands in its log, sent to TensorBoard, Weights & Biases or Trackio as it is written.
 
-A tracker watches: it sees lines of the log and draws no random number, so that a run is the same to the last bit with it
-and without. Where it fails, that is said once and the run goes on.
+A tracker watches: it sees lines of the log and draws no random number, so that a run is the same to the last bit with
+it and without. Where it fails, that is said once and the run goes on.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from textebm import checkpoint, plots
-from textebm.config import Config, to_dict
+from textebm.config import Config, flat
 from textebm.errors import CheckpointError, UsageError
 from textebm.training import Observer
 
@@ -38,15 +38,16 @@ def require(names: Sequence[Name]) -> None:
         if missing:
             others = "" if name == "tensorboard" else f" {name}"
             raise UsageError(
-                f"--track {name} needs {' and '.join(missing)}, not installed here: pip install 'textebm[track]'{others}"
+                f"--track {name} needs {' and '.join(missing)}, which is not installed: "
+                f"pip install 'textebm[track]'{others}"
             )
 
 
 class Tracking:
     """An observer of a run that passes everything on to another one, and the log to trackers.
 
-    Every line reaches a tracker once, over all sittings of a run: a resumed run does not send again what it repeats, and
-    a tracker that is asked for later, or that failed in an earlier sitting, gets what it has missed.
+    Every line reaches a tracker once, over all sittings of a run: a resumed run does not send again what it repeats,
+    and a tracker that is asked for later, or that failed in an earlier sitting, gets what it has missed.
 
     Args:
         view: the other observer.
@@ -101,8 +102,8 @@ class Tracking:
         self.marks[name] = mark
         feed = self.feeds[name] = kind(self.run_dir, mark.identity, line["step"])
         if before is None:
-            made_by = {key: line[key] for key in ("commit", "hardware", "device", "precision")}
-            feed.configure(_flat(to_dict(self.config) | {"run": made_by}))
+            made_by = {f"run.{key}": str(line[key]) for key in ("commit", "hardware", "device", "precision")}
+            feed.configure(flat(self.config) | made_by)
         for earlier in plots.read_log(self.run_dir):
             self._send_to(name, earlier)
 
@@ -267,14 +268,3 @@ class _Trackio(_Feed):
 
 
 FEEDS: dict[Name, type[_Feed]] = {"tensorboard": _TensorBoard, "wandb": _WandB, "trackio": _Trackio}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Settings as `prior.steps: 60`; what trackers know no type for becomes JSON."""
-    flat: dict[str, bool | int | float | str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
-    return flat
