@@ -324,8 +324,8 @@ def _of_making(run: _Run, first: Mapping[str, Any], results: "Sequence[_Found]")
     if run.log:
         last = run.log[-1]
         yield "trained", f"{last['step']:,} steps, {last['epoch']:.2f} epochs, {last['seconds'] / 60:.1f} minutes"
-    place = "config.json" if run.run_dir is None else str(run.run_dir / "config.json")
-    yield "command", told.get("command") or f"textebm train --config {place}"
+    again = "" if run.run_dir is None else f"textebm train --config {run.run_dir / 'config.json'}"
+    yield "command", told.get("command") or again
     yield "seed", str(run.config.seed)
     yield "commit", first.get("commit") or ""
     yield "hardware", first.get("hardware") or ""

@@ -6,7 +6,6 @@ Charts take their colours from the page's style, and so follow light and dark. W
 import base64
 import math
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from itertools import pairwise
 
 import jinja2
@@ -28,12 +27,12 @@ TICKS = 5
 
 def render(report: Report) -> str:
     """A report as a page of HTML."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"svg": chart_svg, "data_uri": _data_uri}
-    text = (resources.files("textebm") / "templates" / "report.html").read_text(encoding="utf-8")
-    return environment.from_string(text).render(
-        report=report, embedded=embedded(to_json(report)), styles=range(STYLES), version=__version__
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("textebm"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    environment.filters |= {"svg": chart_svg, "data_uri": _data_uri}
+    page = environment.get_template("report.html")
+    return page.render(report=report, embedded=embedded(to_json(report)), styles=STYLES, version=__version__)
 
 
 def embedded(text: str) -> Markup:
@@ -66,7 +65,7 @@ def chart_svg(chart: Chart) -> Markup:
         (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, chart.x_label
     )
     return Markup(
-        '<svg viewBox="0 0 {w:g} {h:g}" role="img" aria-labelledby="{k}-title {k}-words" focusable="false">'
+        '<svg class="chart" viewBox="0 0 {w:g} {h:g}" role="img" aria-labelledby="{k}-title {k}-words">'
         '<title id="{k}-title">{title}</title><desc id="{k}-words">{words}</desc>{parts}{label}</svg>'
     ).format(
         w=WIDTH,
