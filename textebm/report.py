@@ -25,7 +25,7 @@ from textebm.lm_eval import compare, tables
 if TYPE_CHECKING:
     from textebm.analysis import Transition
     from textebm.data.dataset import Dataset
-    from textebm.diagnostics import ChainDiagnostics, Diagnostics, ShortAndLong
+    from textebm.diagnostics import ChainDiagnostics, Diagnostics, ShortAndLong, Spread
     from textebm.model.latent_ebm import LatentEBM
 
 # ---- what a report is made of
@@ -120,6 +120,17 @@ class Size:
         if 0 < self.diagnostic_steps < 16 or self.diagnostic_steps < 0:
             raise UsageError(f"diagnostic_steps is {self.diagnostic_steps}: it must be at least 16, or 0 for none")
 
+
+OF_VALID = {
+    "perplexity": "perplexity on valid, exact",
+    "reconstruction_perplexity": "perplexity on valid, reconstructing",
+    "prior_perplexity": "perplexity on valid under prior samples",
+    "reconstruction_mse": "MSE on valid, reconstructing",
+    "active_units": "active units",
+}
+"""Figures of a validation that one looks for first, and what they are called."""
+OF_SCORES = {"fppl": "FPPL", "rppl": "RPPL", "fid": "FID", "marginal-nll": "marginal NLL, nats a sentence"}
+"""Metrics by the names that people give them."""
 
 # ---- gathering
 
@@ -537,16 +548,17 @@ def _diagnostic_table(found: "Diagnostics") -> Table:
     columns = [each for each in (found.prior, found.posterior) if each is not None]
     rows = [["chains", *(f"{each.posteriors * each.chains}" for each in columns)]]
     rows += [["steps", *(f"{each.steps}, the first {each.burn_in} left out" for each in columns)]]
-    for name, values in (("R-hat", "rhat"), ("effective sample size", "ess")):
+    for name, values, digits in (("R-hat", "rhat", ".3f"), ("effective sample size", "ess", ",.0f")):
         for figure in ("potential", "energy", "norm", "coordinates"):
-            rows.append([f"{name}, {figure}", *(_spread(getattr(each, values)[figure]) for each in columns)])
+            found_here = [_spread(getattr(each, values)[figure], digits) for each in columns]
+            rows.append([f"{name}, {figure}", *found_here])
     for name, values in (("in the short run", "short_run_acceptance"), ("in the long run", "long_run_acceptance")):
         rows.append([f"Metropolis acceptance {name}", *(_or_none(getattr(each, values)) for each in columns)])
     return Table("Worst of the chains", ["", *(each.target for each in columns)], rows)
 
 
-def _spread(spread: Any) -> str:  # noqa: ANN401
-    return "does not move" if spread is None else f"{spread.worst:.3g}"
+def _spread(spread: "Spread | None", digits: str) -> str:
+    return "does not move" if spread is None else format(spread.worst, digits)
 
 
 def _or_none(value: float | None) -> str:
@@ -650,18 +662,10 @@ def _beside_published(scores: Sequence[dict[str, Any]]) -> tuple[list[Table], li
 
 def _figures(run: _Run, results: Sequence[_Found]) -> list[tuple[str, str]]:
     """The numbers that one looks for first."""
-    names = {
-        "perplexity": "perplexity, exact",
-        "reconstruction_perplexity": "perplexity, reconstructing",
-        "prior_perplexity": "perplexity under prior samples",
-        "reconstruction_mse": "MSE, reconstructing",
-        "active_units": "active units",
-    }
-    figures = [(name, _short(run.best[key])) for key, name in names.items() if _is_finite(run.best.get(key))]
-    scores = _distinct(score for result in results for score in _every_score(result.content))
-    return figures + [
-        (score["metric"].upper(), _short(score["score"])) for score in scores if _is_finite(score["score"])
-    ]
+    figures = [(name, _short(run.best[key])) for key, name in OF_VALID.items() if _is_finite(run.best.get(key))]
+    scores = [score for result in results for score in _every_score(result.content) if _is_finite(score["score"])]
+    named = [(OF_SCORES.get(score["metric"], score["metric"]), _short(score["score"])) for score in _distinct(scores)]
+    return figures + named
 
 
 def _is_finite(value: object) -> bool:
