@@ -141,15 +141,16 @@ class TestGathering:
         assert any("published rows are left out" in remark for remark in section.remarks)
         assert section.tables[0].rows[0][:2] == ["real test text, in the place of samples", "99.25"]
 
-    def test_published_rows_stand_beside_what_compares(self, trained_run: Path, tmp_path: Path) -> None:
-        facts = FACTS | {"data": "ptb", "train": "5145926136ee", "judge": "lstm-sentence"}
-        scores = [{**SCORES["fppl"], "signature": signature(metric="fppl", **facts)}]
-        (tmp_path / "ours.json").write_text(json.dumps(scores[0]))
+    def test_published_rows_stand_beside_what_compares(self, tmp_path: Path) -> None:
+        judge = {"judge": "lstm-sentence", "recipe": "lstm-sentence-ptb"}
+        facts = FACTS | {"data": "ptb", "train": "5145926136ee"} | judge
+        score = {**SCORES["fppl"], "signature": signature(metric="fppl", **facts)}
+        (tmp_path / "ours.json").write_text(json.dumps(score))
         section = report._scores(report._results_of(None, [tmp_path / "ours.json"]))
         systems = [row[0] for row in section.tables[0].rows]
         assert "LEBM (published)" in systems
 
-    def test_finds_the_scores_of_an_experiment_in_the_run_folder(self, trained_run: Path, tmp_path: Path) -> None:
+    def test_finds_the_scores_of_an_experiment_in_the_run_folder(self, tmp_path: Path) -> None:
         (tmp_path / "scores").mkdir()
         (tmp_path / "scores" / "kenlm5-fppl.json").write_text(json.dumps(SCORES["fppl"]))
         again = tmp_path / "again.json"  # the same score in another file is one score
@@ -277,7 +278,7 @@ class Tags(HTMLParser):
         self.attributes.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1] == "script":
+        if self.cdata_elem == "script":
             self.scripts.append(data)
 
 
@@ -416,10 +417,11 @@ class TestCommand:
 
 FIGURES_SEEN = """() => [...document.querySelectorAll('figure')].map(figure => {
     const box = figure.getBoundingClientRect();
-    const shown = figure.querySelector('polyline, path, img');
-    const inside = shown ? shown.getBoundingClientRect() : {width: 0, height: 0};
-    const broken = shown && shown.tagName == 'IMG' && !(shown.complete && shown.naturalWidth > 0);
-    return {id: figure.id, wide: box.width, high: box.height, drawn: Math.max(inside.width, inside.height), broken};
+    const sizes = [...figure.querySelectorAll('polyline, path, circle, img')]
+        .map(shown => shown.getBoundingClientRect()).flatMap(inside => [inside.width, inside.height]);
+    const image = figure.querySelector('img');
+    const broken = image !== null && !(image.complete && image.naturalWidth > 0);
+    return {id: figure.id, wide: box.width, drawn: Math.max(0, ...sizes), broken};
 })"""
 CONTRASTS = """() => {
     const light = text => { const [r, g, b] = text.match(/[\\d.]+/g).map(Number).map(v => v / 255)
@@ -456,7 +458,7 @@ class TestInABrowser:
             assert len(figures) == pages[name].read_text(encoding="utf-8").count("<figure")
             assert len(figures) >= 8
             for figure in figures:
-                assert figure["drawn"] > 10, figure
+                assert figure["drawn"] > 4, figure  # a dot, where there was one validation alone
                 assert figure["wide"] <= width
                 assert not figure["broken"]
             assert not visit.overflows()
