@@ -109,7 +109,7 @@ class TestInABrowser:
             page.get_by_label("to this one").fill("a small wolf fears the river")
             page.get_by_role("button", name="Interpolate", exact=True).click()
             page.locator(".textebm:visible tbody tr").nth(6).wait_for()
-            page.get_by_role("tab", name="Watch the energy").click()
+            page.get_by_role("tab", name="Energy").click()
             page.get_by_role("button", name="Watch", exact=True).click()
             page.locator(".textebm:visible svg polyline").wait_for()
             assert page.locator(".textebm:visible svg").bounding_box()["width"] > 200

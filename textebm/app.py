@@ -33,8 +33,9 @@ WATCHED = 16
 STYLE = """
 .textebm table { border-collapse: collapse; width: 100%; }
 .textebm th, .textebm td { text-align: left; vertical-align: top; padding: .3rem .6rem; overflow-wrap: anywhere; }
-.textebm tr + tr, .textebm tbody { border-top: 1px solid var(--chart-rule); }
-.textebm .chart { max-width: 40rem; }
+.textebm th, .textebm td { border: 1px solid var(--chart-rule); }
+.textebm th { overflow-wrap: normal; }
+.textebm .chart { max-width: 28rem; }
 """
 
 
@@ -128,7 +129,7 @@ def _seed(value: float) -> int:
 
 def samples_html(samples: Sequence[Sample]) -> str:
     """Sentences with the energies of their latents."""
-    return _table(("energy, nats", "sentence"), [(f"{sample.energy:.1f}", sample.text) for sample in samples])
+    return _table(("energy", "sentence"), [(f"{sample.energy:.1f}", sample.text) for sample in samples])
 
 
 def watched_html(found: analysis.Transition) -> str:
@@ -142,7 +143,7 @@ def watched_html(found: analysis.Transition) -> str:
         (str(mark), f"{energy:.1f}", text)
         for mark, energy, text in zip(found.marks, found.mark_energy[0], found.texts[0], strict=True)
     ]
-    table = _table(("step", "energy, nats", "sentence of the first chain"), rows)
+    table = _table(("step", "energy", "sentence of the first chain"), rows)
     return Markup("<h3>{}</h3>{}{}<p>{}</p>").format(title, chart_svg(chart), table, found.verdict.words)
 
 
@@ -182,7 +183,7 @@ def page(studio: Studio) -> Any:  # noqa: ANN401
             button, shown = gradio.Button("Interpolate", variant="primary"), _output(gradio)
             act = _told(lambda *given: samples_html(studio.interpolate(*given)))
             button.click(act, [first, last, points, seed], shown, **knobs)
-        with gradio.Tab("Watch the energy"):
+        with gradio.Tab("Energy"):
             length = gradio.Slider(1, MOST_STEPS, 100, step=1, label="Langevin steps from the reference Gaussian")
             seed = gradio.Number(0, precision=0, minimum=0, label="seed")
             button, shown = gradio.Button("Watch", variant="primary"), _output(gradio)
