@@ -18,7 +18,8 @@ KNOWN: dict[str, tuple[Weight, str]] = {
         "fppl: generated text under a model of real text; rppl: real text under a model of generated text; real-row: "
         "real text under a model of real text; marginal-nll: −log p(x) of real text under a model, a sentence, in "
         "nats; fid: Fréchet distance of images' features, the published Inception's; frechet-…: of another network's; "
-        "auprc: area under the precision–recall curve of anomalies",
+        "auprc: area under the precision–recall curve of anomalies; prior-energy-change: by how much a prior chain "
+        "changes −f(z), in nats",
     ),
     "data": ("decisive", "name of the real corpus"),
     "train": ("decisive", "first digits of the SHA-256 of the real training split's sentences"),
@@ -100,6 +101,8 @@ KNOWN: dict[str, tuple[Weight, str]] = {
     "ranked-by": ("decisive", "what anomalies are told by; joint: −log p(x, z) up to a constant, z a posterior sample"),
     "last-epochs": ("decisive", "epochs at the end of training over which the score is a mean"),
     "run-seeds": ("uncertainty", "seeds of the training runs whose mean score this is"),
+    "latent-model": ("decisive", "first digits of the SHA-256 of the weights of the model whose chains were run"),
+    "chains": ("uncertainty", "chains over which the figure is a mean"),
     "version": ("implementation", "version of textebm"),
 }
 """What each key says. A key that is not here is decisive."""

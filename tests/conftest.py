@@ -96,6 +96,25 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20260101)
 
 
+class NoReadback(torch.utils._python_dispatch.TorchDispatchMode):
+    """Refuses every operation whose result the host would have to wait for on a GPU."""
+
+    WAITING = ("nonzero", "_local_scalar_dense", "masked_select", "is_nonzero", "equal", "_unique", "unique_dim")
+
+    def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
+        name = operation.name().removeprefix("aten::").split(".")[0]
+        assert name not in self.WAITING, f"{name} waits for the device"
+        if name in {"index", "index_put", "index_put_", "_index_put_impl_"}:
+            assert all(i is None or i.dtype != torch.bool for i in args[1]), f"{name} by a mask waits for the device"
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="session")
+def no_readback() -> type[NoReadback]:
+    """The guard against waiting for the device, a context."""
+    return NoReadback
+
+
 # ---- commands, and a run to try them on
 
 CPU_ONLY = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

@@ -24,7 +24,8 @@ from textebm.lm_eval import protocols
 
 COMMANDS = [
     *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate"),
-    *("likelihood", "fid", "anomaly", "calibrate", "signature", "compare", "experiment", "data", "plot", "env"),
+    *("likelihood", "fid", "transition", "anomaly", "calibrate", "signature", "compare", "experiment", "data"),
+    *("plot", "env"),
 ]
 
 

@@ -210,7 +210,7 @@ class Transition:
     """Of each chain that is shown, at each mark, in nats."""
     mark_norm: list[list[float]]
     """Of each chain that is shown, at each mark."""
-    fall: list[float]
+    change: list[float]
     """Energy at the last step less that at the start, of each chain, in nats."""
     verdict: Verdict
     """Whether the chains drift or oversaturate."""
@@ -307,7 +307,7 @@ def transition(
         displacement=walked.trace(2),
         mark_energy=mark_energy,
         mark_norm=mark_norm,
-        fall=(model.energy(walked.states[steps]) - model.energy(start)).tolist(),
+        change=(model.energy(walked.states[steps]) - model.energy(start)).tolist(),
         verdict=_verdict(model, walked, short, posterior),
         texts=None if tokenizer is None else _write(model, tokenizer, few, seed, decoding),
         images=None if model.config.image is None else torch.stack([_paint(model, z) for z in few], 1),
@@ -559,10 +559,13 @@ class QualityPoint:
     differences between points are surer than their intervals."""
     signature: str
     """How it was computed."""
+    warnings: tuple[str, ...] = ()
+    """What a reader must know of this point, and not of all of them."""
 
     def as_dict(self) -> dict[str, Any]:
         """In JSON types."""
-        return dataclasses.asdict(self) | {"interval": None if self.interval is None else list(self.interval)}
+        interval = None if self.interval is None else list(self.interval)
+        return dataclasses.asdict(self) | {"interval": interval, "warnings": list(self.warnings)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -578,7 +581,7 @@ class QualityCurve:
     real: float | None = None
     """What real held-out text scores in the place of samples, where that is known."""
     warnings: tuple[str, ...] = ()
-    """What a reader must know of the scores."""
+    """What a reader must know of all the points."""
 
     def as_dict(self) -> dict[str, Any]:
         """In JSON types."""
@@ -615,15 +618,21 @@ def quality_curve(
     if not marks or marks[0] < 0 or samples < 2:
         raise UsageError("quality is measured at 0 or more prior steps, of at least 2 samples")
     scores = [judge(drawn) for drawn in _drawn(model, tokenizer, marks, samples, seed, tick)]
+    said = [list(score.details.get("warnings", ())) for score in scores]
+    of_all = [warning for warning in said[0] if all(warning in each for each in said)]
     points = [
-        QualityPoint(mark, score.score, score.interval, str(score.signature))
-        for mark, score in zip(marks, scores, strict=True)
+        QualityPoint(
+            steps=mark,
+            score=score.score,
+            interval=score.interval,
+            signature=str(score.signature),
+            warnings=tuple(warning for warning in own if warning not in of_all),
+        )
+        for mark, score, own in zip(marks, scores, said, strict=True)
     ]
     real = scores[0].details.get("real_row")
-    said = dict.fromkeys(warning for score in scores for warning in score.details.get("warnings", ()))
-    return QualityCurve(
-        scores[0].metric, samples, tuple(points), None if real is None else real["perplexity"], tuple(said)
-    )
+    row = None if real is None else real["perplexity"]
+    return QualityCurve(scores[0].metric, samples, tuple(points), row, tuple(of_all))
 
 
 def _drawn(

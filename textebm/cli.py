@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measuring",
     "likelihood": "likelihood",
     "fid": "fid",
+    "transition": "transition",
     "anomaly": "anomaly",
     "calibrate": "judges",
     "signature": "measuring",
@@ -50,6 +51,7 @@ commands:
   evaluate     both, and what perplexity does not see, of one text or several, in one table
   likelihood   log p(x) of held-out sentences: a bound that can be believed, or no figure
   fid          Fréchet distance of generated images from real ones; KID, precision and recall beside it
+  transition   watch prior chains: samples on the way, energy, quality over steps, diagnostics
   anomaly      tell images of a class, or sentences, that a model has not learned from
   calibrate    what real text scores under each judge, beside known figures
   signature    explain a score's signature, or say whether two scores compare

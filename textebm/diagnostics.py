@@ -328,9 +328,7 @@ def _described(
     kept, chains, figures = seen.draws.shape
     draws = seen.draws.double().cpu().numpy().reshape(kept, posteriors, chains // posteriors, figures)
     draws = draws.transpose(1, 3, 2, 0)  # (posteriors, figures, chains, draws)
-    with _arviz() as arviz:
-        rhat = _by_figure(draws, arviz.rhat, np.nanmax)
-        ess = _by_figure(draws, arviz.ess, np.nanmin)
+    rhat, ess = mixing(draws)
     return ChainDiagnostics(
         target=target,
         posteriors=posteriors,
@@ -347,8 +345,18 @@ def _described(
     )
 
 
+def mixing(draws: NDArray[np.float64]) -> tuple[dict[str, Spread | None], dict[str, Spread | None]]:
+    """R-hat and effective sample size by figure.
+
+    Args:
+        draws: (posteriors, figures, chains, draws); the figures are potential, energy, norm, and every coordinate of z.
+    """
+    with _arviz() as arviz:
+        return _by_figure(draws, arviz.rhat, np.nanmax), _by_figure(draws, arviz.ess, np.nanmin)
+
+
 def _by_figure(
-    draws: NDArray[np.float64], measure: Callable[[NDArray[np.float64]], Any], worst: Callable[[Any], Any]
+    draws: NDArray[np.float64], measure: Callable[[NDArray[np.float64]], Any], worst: Callable[..., Any]
 ) -> dict[str, Spread | None]:
     """A measure of draws (posteriors, figures, chains, draws) by the name of the figure."""
     found = np.array([[float(measure(figure)) for figure in one] for one in draws])  # (posteriors, figures)

@@ -423,6 +423,90 @@ class Fid(ModelOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class Transition(DecodingOptions, ModelOptions):
+    """Watch prior chains on their way from the reference Gaussian to the learned prior: energy, norm and displacement
+    at every step, and samples at some of them, decoded by the same random numbers, so that only z differs.
+
+    The score is the change of the mean energy over the chain, in nats. A verdict says whether the chains drift, and
+    whether they oversaturate (docs/transitions.md).
+
+    examples:
+      textebm transition --format text
+      textebm transition --model runs/ptb --marks 0 40 100 --plot transition.png
+      textebm transition --steps 2500 --format text
+      textebm transition --quality --samples 5000 --plot quality.svg --csv quality.csv
+      textebm transition --model runs/svhn --strip strip.png --quality --features mobilenetv2
+      textebm transition --diagnostics --format text
+    """
+
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 256
+    """Chains behind the figures."""
+    shown: int = 8
+    """How many of them are decoded at the marks."""
+    steps: int | None = None
+    """Steps of the chains (default: the last mark, else 100)."""
+    marks: tuple[int, ...] = ()
+    """Steps at which chains are decoded (default: 0, 40, 100 and 1000, as far as the chain goes, and its last step)."""
+    quality: bool = False
+    """Measure samples after different numbers of prior steps: FPPL of sentences, Fréchet distance of images."""
+    quality_steps: tuple[int, ...] = ()
+    """Those numbers (default: 0, 5, 10, 20, 40, 60, 100, and the marks)."""
+    samples: int = 1000
+    """Sentences or images at each of them."""
+    diagnostics: bool = False
+    """R-hat, effective sample size, acceptance of prior and posterior chains; short-run against long-run samples (extra
+    diagnostics)."""
+    diagnostic_steps: int = 1000
+    """Steps of the prior chains that are diagnosed; their first half is left out of R-hat."""
+    posteriors: int = 8
+    """Held-out sentences or images whose posterior chains are diagnosed."""
+    posterior_chains: int = 8
+    """Chains of each."""
+    posterior_steps: int = 200
+    """Their steps."""
+    posterior_samples: int = 256
+    """Held-out sentences or images with one posterior sample each, for the histograms."""
+    ais_steps: int = 1000
+    """Densities between the Gaussian and the prior by which log Z is found, for the bound on the short run's divergence
+    (0: no bound)."""
+    data: str | None = None
+    """Corpus or images to measure against, and to take held-out samples of (default: what the model was trained on)."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named data; else TEXTEBM_DATA."""
+    text_field: str | None = None
+    """Field of JSON lines, or column of a hub data set, that holds the text (default: that of the run, else text)."""
+    lmplz: str | None = None
+    """KenLM's lmplz (default: TEXTEBM_LMPLZ, the PATH, the project's own build, else a built-in estimator)."""
+    features: Literal["inception", "inception-pytorch-fid", "mobilenetv2"] = "inception"
+    """Whose features of images are compared (see textebm fid)."""
+    weights: str | None = None
+    """File of that network's weights (default: one on this machine, else a checked download)."""
+    plot: str | None = None
+    """PNG, SVG or PDF file to draw energy, norm and whatever else was measured into."""
+    csv: str | None = None
+    """CSV file for every number of the plot."""
+    strip: str | None = None
+    """PNG file for images, a row a chain, a column a mark (default: transition.png)."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object, or a table for people."""
+    output: str | None = None
+    """File to write to (default: standard output)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {"n": 2, "shown": 0, "steps": 1, "samples": 2, "diagnostic_steps": 8, "posteriors": 1, "ais_steps": 0}
+        least |= {"posterior_chains": 2, "posterior_steps": 8, "posterior_samples": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ConfigError(f"{name} is {value}: it must be at least {smallest}")
+        if any(step < 0 for step in (*self.marks, *self.quality_steps)):
+            raise ConfigError("marks and quality_steps are steps of a chain: each must be 0 or more")
+        if self.diagnostics and self.n < 4:
+            raise ConfigError(f"n is {self.n}: diagnostics want at least 4 chains")
+
+
+@dataclasses.dataclass(frozen=True)
 class ExplainSignature:
     """Explain a signature, fact by fact; or say whether the scores that two signatures belong to compare.
 

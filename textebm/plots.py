@@ -53,7 +53,7 @@ def learning_curves(run_dir: Path, output: Path) -> None:
             _draw_latent(figure.subplots(1, 3), train, valid)
         for axes in figure.axes:
             axes.legend(frameon=False, fontsize=8)
-        _save(figure, output)
+        save(figure, output)
 
 
 def every_curve(run_dir: Path, folder: Path) -> list[Path]:
@@ -132,7 +132,7 @@ def anomalies(found: dict[str, Any], folder: Path, name: str) -> None:
             axes = figure.subplots()
             draw(axes, found)
             axes.legend(frameon=False, fontsize=8)
-            _save(figure, folder / f"{name}-{ending}.png")
+            save(figure, folder / f"{name}-{ending}.png")
 
 
 def _draw_scores(axes: Any, found: dict[str, Any]) -> None:  # noqa: ANN401
@@ -163,7 +163,12 @@ def require_matplotlib() -> None:
         raise UsageError("plots need matplotlib: pip install 'textebm[plot]'")
 
 
-def _save(figure: Any, output: Path) -> None:  # noqa: ANN401
+def save(figure: Any, output: Path) -> None:  # noqa: ANN401
+    """Write a figure to a file of the kind that its name says.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     try:
         figure.savefig(output, dpi=150)
     except (OSError, ValueError) as error:
@@ -174,7 +179,7 @@ def _draw_perplexity(axes: Any, valid: list[dict[str, Any]]) -> None:  # noqa: A
     """The one panel of a plain language model."""
     _line(axes, valid, "perplexity", "exact: nothing is latent", "tab:blue", marker="o")
     axes.set(title="perplexity on valid", xlabel="step", yscale="log")
-    _plain_ticks(axes)
+    plain_ticks(axes)
 
 
 def _draw_latent(panels: Any, train: list[dict[str, Any]], valid: list[dict[str, Any]]) -> None:  # noqa: ANN401
@@ -188,7 +193,7 @@ def _draw_latent(panels: Any, train: list[dict[str, Any]], valid: list[dict[str,
     ):
         _line(likelihood, valid, f"{key}_{measure}", label, colour, marker="o")
     likelihood.set(title=f"{named} on valid, by where z comes from", xlabel="step", yscale="log")
-    _plain_ticks(likelihood)
+    plain_ticks(likelihood)
     for key, label, colour in (
         ("posterior_energy", "posterior", "tab:blue"),
         ("prior_energy", "prior", "tab:orange"),
@@ -205,7 +210,7 @@ def _draw_latent(panels: Any, train: list[dict[str, Any]], valid: list[dict[str,
     norm.set(title="chains", xlabel="step")
 
 
-def _plain_ticks(axes: Any) -> None:  # noqa: ANN401
+def plain_ticks(axes: Any) -> None:  # noqa: ANN401
     """Numbers in full on a logarithmic axis."""
     from matplotlib.ticker import ScalarFormatter
 

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from textebm.errors import ConfigError
-from textebm.model.decoding import Decoding, decode, draw, truncate
+from textebm.model.decoding import Decoding, decode, decode_by, draw, truncate
 from textebm.model.recurrent import BOS, EOS, FIRST_OUTPUT, UNK
 
 VOCABULARY = 7  # four special ids and three words: the generator writes <eos>, <unk> and the words
@@ -220,3 +220,41 @@ def test_reference_distribution_sums_to_one(make_generator):
     model = make_generator(vocab_size=VOCABULARY)
     z = torch.zeros(1, 3, dtype=torch.float64)
     assert math.isclose(sum(distribution(model, z, Decoding(max_length=2)).values()), 1, rel_tol=1e-9)
+
+
+class TestByGivenNumbers:
+    """`decode_by`: a sentence depends on its own latent and its own row of numbers."""
+
+    HOW = Decoding(max_length=9)
+
+    def test_it_is_decode_by_the_numbers_that_decode_draws(self, make_generator, latents):
+        model = make_generator()
+        for seed, z in enumerate(latents.split(1)):
+            source = torch.Generator().manual_seed(seed)
+            uniform = torch.cat([torch.rand(1, generator=source, dtype=torch.float64) for _ in range(9)])[None]
+            known = decode(model, z, self.HOW, torch.Generator().manual_seed(seed))
+            assert decode_by(model, z, self.HOW, uniform) == known
+
+    def test_other_rows_change_nothing(self, make_generator, latents, generator):
+        model = make_generator()
+        uniform = torch.rand(40, 9, generator=generator, dtype=torch.float64)
+        written = decode_by(model, latents, self.HOW, uniform)
+        assert len({len(sentence) for sentence in written}) > 3
+        rows = torch.tensor([31, 2, 17])
+        assert decode_by(model, latents[rows], self.HOW, uniform[rows]) == [written[row] for row in rows]
+        moved = latents.clone()
+        moved[5] = -3 * moved[5]
+        again = decode_by(model, moved, self.HOW, uniform)
+        assert again[:5] + again[6:] == written[:5] + written[6:]
+
+    def test_the_same_latent_and_row_are_the_same_sentence(self, make_generator, latents, generator):
+        model = make_generator()
+        row = torch.rand(1, 9, generator=generator, dtype=torch.float64)
+        one, *others = decode_by(model, latents[:1].expand(4, -1), self.HOW, row.expand(4, -1))
+        assert others == [one] * 3
+
+    @pytest.mark.parametrize("how", ["greedy", "beam"])
+    def test_without_sampling_the_numbers_are_not_used(self, make_generator, latents, generator, how):
+        model, decoding = make_generator(), Decoding(how, max_length=5, beam_size=2)
+        known = decode(model, latents[:4], decoding, generator)
+        assert decode_by(model, latents[:4], decoding, torch.zeros(4, 5, dtype=torch.float64)) == known

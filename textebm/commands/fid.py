@@ -89,7 +89,7 @@ def _real(chosen: options.Fid, folder: Path | None) -> "tuple[ImageSet, dict[str
     split: Split = chosen.against or "train"
     if chosen.data is None:
         assert folder is not None  # it was looked for
-        return _trained_on(chosen, folder, split)
+        return trained_on(folder, split, chosen.data_dir)
     if _is_data_set(chosen.data):
         return _split_of(chosen, chosen.data, split), {"data": chosen.data, "against": split}
     if chosen.against is not None:
@@ -99,12 +99,21 @@ def _real(chosen: options.Fid, folder: Path | None) -> "tuple[ImageSet, dict[str
     return _given(chosen.data, chosen.skip_bad), {"data": Path(chosen.data).name}
 
 
-def _trained_on(chosen: options.Fid, folder: Path, split: "Split") -> "tuple[ImageSet, dict[str, str]]":
-    """A split of what a model was trained on, in the size of its images; train is the published one, whole."""
+def trained_on(
+    folder: Path, split: "Split", data_dir: str | None, data: str | None = None
+) -> "tuple[ImageSet, dict[str, str]]":
+    """A split of what a model was trained on, and what a signature says of it.
+
+    Args:
+        folder: the model's.
+        split: which one; train is the published one, whole.
+        data_dir: where local copies are (default: where they were).
+        data: other images than its own, which are then in the size of those that it makes.
+    """
     from textebm.image_eval.images import ArrayImages
     from textebm.materials.images import ImageMaterial
 
-    corpus = ImageMaterial.resolve_for(folder, None, chosen.data_dir, whole_train=True)
+    corpus = ImageMaterial.resolve_for(folder, data, data_dir, whole_train=True)
     name = f"{corpus.name}:{split}"
     return ArrayImages(name, corpus.encoded(split).pixels), {"data": corpus.name, "against": split}
 

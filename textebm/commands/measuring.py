@@ -101,7 +101,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _use_of_latents(chosen: options.Evaluate, real: "_RealText") -> dict[str, Any]:
+def _use_of_latents(chosen: options.Evaluate, real: "RealText") -> dict[str, Any]:
     """Whether the model uses z, on test sentences: likelihoods under posterior and prior samples, and `LatentUse`.
 
     Nothing of a plain language model, which has no z.
@@ -206,7 +206,7 @@ def _check_measuring(chosen: options.TextOptions, given: bool) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _RealText:
+class RealText:
     """Real text, read anew at each pass; words outside the vocabulary are <unk>."""
 
     name: str
@@ -217,16 +217,30 @@ class _RealText:
     policy: str  # what was done to the text before anything else: `Config.text_policy`
 
 
-def _real_text(chosen: options.TextOptions, drawing: bool) -> _RealText:
-    """The real text that the options name.
+def _real_text(chosen: options.TextOptions, drawing: bool) -> RealText:
+    """The real text that the options name, or that the model was trained on, which is then found.
 
     Args:
         chosen: the options.
         drawing: whether samples will be drawn, so that there must be a model.
     """
+    return real_text(
+        chosen, model_folder(chosen) if drawing or (chosen.data is None and chosen.train is None) else None
+    )
+
+
+def real_text(chosen: options.TextOptions, folder: Path | None) -> RealText:
+    """The real text that the options name.
+
+    Args:
+        chosen: the options.
+        folder: of the model whose text it is by default, and whose vocabulary and text policy it is put into.
+
+    Raises:
+        UsageError: the model is one of images.
+    """
     from textebm import checkpoint
 
-    folder = model_folder(chosen) if drawing or (chosen.data is None and chosen.train is None) else None
     config = None if folder is None else checkpoint.read_run(folder)[0]
     if folder is not None and config is not None:
         require_text(config, folder)
@@ -250,7 +264,7 @@ def _real_text(chosen: options.TextOptions, drawing: bool) -> _RealText:
     train = text("train")
     assert train is not None
     policy = "as-is" if config is None else config.text_policy
-    return _RealText(name, train, text("test"), text("valid"), folder, policy)
+    return RealText(name, train, text("test"), text("valid"), folder, policy)
 
 
 def _files_of(chosen: options.TextOptions) -> dict[str, Callable[[], Iterable[str]]]:
@@ -286,7 +300,7 @@ def _as_the_model_writes(
     return lambda sentence: " ".join(vocabulary.map(policy(sentence).split())[0])
 
 
-def _generated(chosen: options.TextOptions, given: str | None, real: _RealText) -> tuple[Path, "MeasuringOptions"]:
+def _generated(chosen: options.TextOptions, given: str | None, real: RealText) -> tuple[Path, "MeasuringOptions"]:
     """The file of generated text, given or drawn, and what `textebm.lm_eval` takes by name."""
     from textebm.lm_eval.protocols import NOT_FILTERED, UNKNOWN_DECODING, get_protocol
 
@@ -314,7 +328,7 @@ def _generated(chosen: options.TextOptions, given: str | None, real: _RealText) 
     return path, settings | {"decoding": decoding, "max_length": longest}
 
 
-def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: _RealText) -> tuple[Path, str, int]:
+def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: RealText) -> tuple[Path, str, int]:
     """Sentences drawn from a model as a protocol prescribes, drawn once and then kept.
 
     Returns:
