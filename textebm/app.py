@@ -165,7 +165,8 @@ def page(studio: Studio) -> Any:  # noqa: ANN401
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which asks for it
     import gradio
 
-    knobs = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}  # one model, one at a time
+    # One model: one thing at a time.
+    knobs: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     with gradio.Blocks(title=f"textebm: {studio.name}", analytics_enabled=False) as blocks:
         gradio.Markdown(f"# textebm\n\nThe model `{studio.name}`: z from a learned prior, then words.")
         with gradio.Tab("Generate"):

@@ -161,8 +161,7 @@ def gather(
     """
     run = _Run.open(model, size or Size(), seed, device, data_dir)
     found = _results_of(run.run_dir, results)
-    sections = []
-    for what, make in (
+    parts: list[tuple[str, Callable[[], Section]]] = [
         ("the settings", lambda: _about(run, found)),
         ("learning curves", lambda: _learning(run)),
         ("samples", lambda: _samples(run)),
@@ -170,7 +169,9 @@ def gather(
         ("the transition", lambda: _transition(run)),
         ("diagnostics", lambda: _diagnostics(run)),
         ("scores", lambda: _scores(found)),
-    ):
+    ]
+    sections = []
+    for what, make in parts:
         tell(what)
         sections.append(make())
     return Report(run.name, run.subtitle, _figures(run, found), sections)
