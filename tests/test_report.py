@@ -119,6 +119,20 @@ class TestGathering:
         assert [row[:2] for row in table.rows] == [["1", "0"], ["1", "12"], ["2", "0"], ["2", "12"]]
         assert section.data["transition"]["steps"] == 12
 
+    def test_quality_over_steps_is_drawn_where_it_was_measured(self, tmp_path: Path) -> None:
+        points = [
+            {"steps": steps, "score": score, "interval": [score - 5, score + 5]}
+            for steps, score in ((0, 900.0), (20, 300.0), (60, 250.0))
+        ]
+        curve = {"metric": "fppl", "samples": 1000, "points": points, "real": 100.0}
+        (tmp_path / "transition.json").write_text(json.dumps({"details": {"quality": curve}}))
+        (drawn,) = report._quality_charts(report._results_of(None, [tmp_path / "transition.json"]))
+        line, real = drawn.lines
+        assert (line.x, line.y) == ([0, 20, 60], [900, 300, 250])
+        assert (line.low, line.high) == ([895, 295, 245], [905, 305, 255])
+        assert real.y == [100, 100]
+        assert element(drawn).attrib["role"] == "img"
+
     def test_diagnostics_are_of_prior_and_posterior(self, of_text: Report) -> None:
         pytest.importorskip("arviz", reason="diagnostics need arviz")
         section = of_text.section("diagnostics")

@@ -166,7 +166,7 @@ def gather(
         ("learning curves", lambda: _learning(run)),
         ("samples", lambda: _samples(run)),
         ("reconstructions", lambda: _reconstructions(run)),
-        ("the transition", lambda: _transition(run)),
+        ("the transition", lambda: _transition(run, found)),
         ("diagnostics", lambda: _diagnostics(run)),
         ("scores", lambda: _scores(found)),
     ]
@@ -175,6 +175,18 @@ def gather(
         tell(what)
         sections.append(make())
     return Report(run.name, run.subtitle, _figures(run, found), sections)
+
+
+def _results_of(run_dir: Path | None, given: Sequence[Path]) -> list[dict[str, Any]]:
+    """What stands in the files that were given, and in those of the run folder, which `textebm experiment` writes."""
+    own = [] if run_dir is None else sorted((run_dir / "scores").glob("*.json"))
+    found = []
+    for path in dict.fromkeys([*given, *own]):
+        try:
+            found.append(checkpoint.read_json(path))
+        except CheckpointError as error:
+            raise DataError(str(error)) from None
+    return found
 
 
 class _Run:
@@ -278,7 +290,7 @@ class _Run:
 # ---- what it is
 
 
-def _about(run: _Run, results: "Sequence[_Found]") -> Section:
+def _about(run: _Run, results: Sequence[dict[str, Any]]) -> Section:
     """The model, its data, and how it was made."""
     first = next((line for line in run.log if line["kind"] == "start"), {})
     facts = [*_of_data(run.config, first.get("data", {})), *_of_model(run), *_of_making(run, first, results)]
@@ -330,8 +342,8 @@ def _of_model(run: _Run) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{sum(weights.numel() for weights in run.model.parameters()):,}"
 
 
-def _of_making(run: _Run, first: Mapping[str, Any], results: "Sequence[_Found]") -> Iterator[tuple[str, str]]:
-    progress, told = run.progress, next((r.content for r in results if "command" in r.content), {})
+def _of_making(run: _Run, first: Mapping[str, Any], results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    progress, told = run.progress, next((result for result in results if "command" in result), {})
     yield "checkpoint", f"step {progress.step:,}, the best on valid by {run.config.evaluation.select_by}"
     if run.log:
         last = run.log[-1]
@@ -428,8 +440,8 @@ def _picture(pixels: Any, alternative: str, columns: int | None = None) -> Pictu
 # ---- chains
 
 
-def _transition(run: _Run) -> Section:
-    """Prior chains on their way from p_0 to p_α."""
+def _transition(run: _Run, results: Sequence[dict[str, Any]]) -> Section:
+    """Prior chains on their way from p_0 to p_α; the quality of samples on the way, where it was measured."""
     key, title = "transition", "From the reference Gaussian to the prior"
     if not run.has_latent:
         return Section(key, title, remarks=["A plain language model has no z, and so no chain."])
@@ -449,7 +461,7 @@ def _transition(run: _Run) -> Section:
         key,
         title,
         [words + found.verdict.words],
-        _transition_charts(found),
+        [*_transition_charts(found), *_quality_charts(results)],
         _transition_tables(found),
         _transition_pictures(found),
         data={"transition": found.as_dict()},
@@ -466,6 +478,28 @@ def _transition_charts(found: "Transition") -> list[Chart]:
         Chart(key, title, "Langevin step", [_band("mean ± sd over chains", trace.mean, trace.sd)], marks=[*found.marks])
         for key, title, trace in traces
     ]
+
+
+def _quality_charts(results: Sequence[dict[str, Any]]) -> Iterator[Chart]:
+    """Quality against prior steps, out of results of `textebm transition --quality`."""
+    curves = [(result.get("details") or {}).get("quality") for result in results]
+    for number, curve in enumerate(filter(None, curves)):
+        points = curve["points"]
+        known = all(point["interval"] is not None for point in points)
+        low, high = ([point["interval"][end] for point in points] if known else None for end in (0, 1))
+        steps, scores = ([float(point[key]) for point in points] for key in ("steps", "score"))
+        name = f"{curve['samples']:,} samples"
+        key, title = "quality" + (f"-{number + 1}" if number else ""), f"{curve['metric'].upper()} over prior steps"
+        yield Chart(
+            key,
+            f"{title} (lower is better)",
+            "steps of the prior chain",
+            [
+                Line(name, steps, scores, low, high, "dots"),
+                *([] if curve.get("real") is None else [Line("real text", [steps[0], steps[-1]], [curve["real"]] * 2)]),
+            ],
+            logarithmic=True,
+        )
 
 
 def _band(name: str, mean: Sequence[float], sd: Sequence[float]) -> Line:
@@ -584,31 +618,10 @@ def _diagnostic_charts(found: "Diagnostics") -> list[Chart]:
 # ---- scores
 
 
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """A file of results."""
-
-    path: Path
-    content: dict[str, Any]
-
-
-def _results_of(run_dir: Path | None, given: Sequence[Path]) -> list[_Found]:
-    """Those that were given, and those in the run folder, which `textebm experiment` writes there."""
-    own = [] if run_dir is None else sorted((run_dir / "scores").glob("*.json"))
-    found = []
-    for path in dict.fromkeys([*given, *own]):
-        try:
-            content = checkpoint.read_json(path)
-        except CheckpointError as error:
-            raise DataError(str(error)) from None
-        found.append(_Found(path, content))
-    return found
-
-
-def _scores(results: Sequence[_Found]) -> Section:
+def _scores(results: Sequence[dict[str, Any]]) -> Section:
     """Scores with their signatures, and published rows where they may stand beside them."""
     key, title = "scores", "Scores"
-    scores = list(_distinct(score for result in results for score in _every_score(result.content)))
+    scores = list(_distinct(score for result in results for score in _every_score(result)))
     if not scores:
         how = "textebm report --measure measures them, and --results names a file that has them."
         return Section(key, title, remarks=[f"The run has no scores: {how}"])
@@ -661,10 +674,10 @@ def _beside_published(scores: Sequence[dict[str, Any]]) -> tuple[list[Table], li
     return made, found.warnings
 
 
-def _figures(run: _Run, results: Sequence[_Found]) -> list[tuple[str, str]]:
+def _figures(run: _Run, results: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """The numbers that one looks for first."""
     figures = [(name, _short(run.best[key])) for key, name in OF_VALID.items() if _is_finite(run.best.get(key))]
-    scores = [score for result in results for score in _every_score(result.content) if _is_finite(score["score"])]
+    scores = [score for result in results for score in _every_score(result) if _is_finite(score["score"])]
     named = [(OF_SCORES.get(score["metric"], score["metric"]), _short(score["score"])) for score in _distinct(scores)]
     return figures + named
 
