@@ -54,6 +54,11 @@ class Picture:
     height: int
     """In pixels."""
 
+    @property
+    def enlargement(self) -> int:
+        """Pixels of the page that each of its own takes, on a side: small images would not be seen."""
+        return max(1, min(6, 480 // self.width))
+
 
 @dataclasses.dataclass(frozen=True)
 class Section:
