@@ -25,7 +25,7 @@ from textebm.lm_eval import protocols
 COMMANDS = [
     *("train", "generate", "reconstruct", "interpolate", "fppl", "rppl", "evaluate"),
     *("likelihood", "fid", "transition", "anomaly", "calibrate", "signature", "compare", "experiment", "data"),
-    *("plot", "env"),
+    *("plot", "report", "app", "env"),
 ]
 
 

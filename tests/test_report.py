@@ -185,7 +185,7 @@ class TestGathering:
             (picture,) = of_images.section(key).pictures
             with Image.open(BytesIO(picture.png)) as image:
                 assert image.size == (picture.width, picture.height) == size
-            assert picture.enlargement == 6  # pictures of 8 by 8 pixels
+            assert picture.enlargement == 6  # its images have 8 by 8 pixels
         (strip,) = of_images.section("transition").pictures
         assert strip.width == 2 * 10 - 2  # a column for each mark
 
