@@ -671,10 +671,9 @@ def _beside_published(scores: Sequence[dict[str, Any]]) -> tuple[list[Table], li
     found = compare.compare_items(items, published=True)
     made = []
     for table in found.tables:
-        real = next((item.real for item in table.of("fppl") if item.real is not None), None)
-        rows = table.rows()
-        if real is not None:
-            rows = [["real test text, in the place of samples", tables.perplexity(real), *["-"] * 4], *rows]
+        real = {item.metric: item.real for item in table.of() if item.real is not None}
+        cells = [cell for metric in compare.METRICS for cell in (tables.perplexity(real.get(metric)), "-")]
+        rows = [*([["real text", *cells, "-"]] if real else []), *table.rows()]
         made.append(Table(f"FPPL and RPPL: {table.title}", ["system", *compare.HEADER[1:]], rows))
     return made, found.warnings
 

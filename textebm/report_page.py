@@ -17,7 +17,7 @@ from textebm.report import Picture, Report, to_json
 
 WIDTH, HEIGHT = 340.0, 230.0
 """Of a chart, in pixels on a phone."""
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 12.0, 34.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 16.0, 12.0, 34.0
 """Room around the axes."""
 STYLES = 6
 """Styles of lines, each of another colour and another pattern of dashes."""
