@@ -229,12 +229,21 @@ def read_items(path: Path) -> list[Item]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from None
     try:
-        items = list(_items(content, path.name.removesuffix(".json"), named=False))
+        items = items_of(content, path.name.removesuffix(".json"))
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise DataError(f"{path}: a score in it is not as textebm writes it ({error})") from None
     if not items:
         raise DataError(f"{path}: no score in it; wanted is what fppl, rppl or evaluate write as JSON")
     return items
+
+
+def items_of(content: object, name: str) -> list[Item]:
+    """The scores in what was read from JSON, named so unless it names its rows.
+
+    Raises:
+        KeyError, TypeError, ValueError, UsageError: a score is not as textebm writes it.
+    """
+    return list(_items(content, name, named=False))
 
 
 def _items(value: object, name: str, *, named: bool) -> Iterable[Item]:

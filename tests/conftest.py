@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 # Before torch is imported, since it reads them once. Processes run side by side, so each takes one thread.
@@ -278,3 +279,105 @@ def saved_model(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     described = {"format": 2, "config": config, "progress": {}, "contents": {}}
     (folder / "run.json").write_text(json.dumps(described), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, valid and test: pictures of one bright square each on a dark ground, 8 by 8 pixels."""
+    import numpy as np
+
+    image = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
+    folder = tmp_path_factory.mktemp("pictures") / "squares"
+    source = np.random.default_rng(0)
+    for split, count in {"train": 30, "valid": 10, "test": 10}.items():
+        (folder / split).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.full((8, 8, 3), 20, np.uint8)
+            top, left = source.integers(0, 5, 2)
+            pixels[top : top + 4, left : left + 4] = source.integers(150, 256, 3)
+            image.fromarray(pixels).save(folder / split / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_image_config(tiny_pictures: Path) -> Path:
+    """A configuration file that trains on those pictures in a second: one epoch of 3 steps."""
+    path = tiny_pictures.parent / "tiny.yaml"
+    path.write_text(
+        f"""\
+data: {tiny_pictures}
+prior: {{latent_dim: 4, width: 16, steps: 5}}
+generator: {{kind: convolutional, convolution: {{width: 4, start: 4, multiples: [2], sigma: 0.3, loss: squared-error}}}}
+inference: {{steps: 4, step_size: 0.1}}
+optimiser: {{lr: 0.02, betas: [0.5, 0.999]}}
+evaluation: {{sentences: 10, active_unit_sentences: 6, active_unit_chains: 3, samples: 6}}
+batch_size: 10
+epochs: 1
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_image_run(tiny_image_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished run on pictures. Read it, or copy it; never change it."""
+    folder = tmp_path_factory.mktemp("trained-images") / "run"
+    done = run_process("train", "--config", tiny_image_config, "--run-dir", folder, cwd=folder.parent)
+    assert done.code == 0, done.err
+    return folder
+
+
+# ---- a real browser, for tests of pages
+
+
+@dataclass
+class Visit:
+    """A page in the browser, and what was heard of it."""
+
+    page: Any
+    complaints: list[str] = field(default_factory=list)
+    """Errors and warnings of the console, and exceptions of scripts."""
+    requests: list[str] = field(default_factory=list)
+    """Addresses that it asked for; data that stand in the page itself are none."""
+
+    def overflows(self) -> bool:
+        """Whether the page as a whole can be scrolled sideways."""
+        wide: bool = self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
+        return wide
+
+
+@dataclass
+class Browser:
+    """Opens pages."""
+
+    program: Any
+
+    @contextlib.contextmanager
+    def visit(self, address: str, width: int = 1280, scheme: str = "light") -> Iterator[Visit]:
+        """A page at a width in pixels, in a light or a dark scheme."""
+        context = self.program.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        visit = Visit(context.new_page())
+        visit.page.on("console", lambda said: said.type in ("error", "warning") and visit.complaints.append(said.text))
+        visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+        visit.page.on("request", lambda asked: asked.url.startswith("data:") or visit.requests.append(asked.url))
+        visit.page.goto(address)
+        try:
+            yield visit
+        finally:
+            context.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, driven by Playwright: TEXTEBM_CHROMIUM names it, or it is on the PATH."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pages are tested by Playwright")
+    names = filter(None, (os.environ.get("TEXTEBM_CHROMIUM"), "chromium", "chromium-browser", "google-chrome"))
+    program = next((found for name in names if (found := shutil.which(name)) is not None), None)
+    if program is None:
+        pytest.skip("there is no Chromium here: install one, or name it in TEXTEBM_CHROMIUM")
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=program, args=options)
+        yield Browser(chromium)
+        chromium.close()

@@ -1,6 +1,7 @@
 """The typed configuration: what ships is valid, what is written is read again, what is wrong is named."""
 
 import dataclasses
+import functools
 import json
 import re
 from importlib import resources
@@ -17,6 +18,7 @@ from textebm.config import (
     InferenceConfig,
     OptimiserConfig,
     PriorConfig,
+    flat,
     from_dict,
     load_config,
     method_names,
@@ -79,6 +81,11 @@ def leaves(values: dict[str, Any], where: str = "") -> list[str]:
     return found
 
 
+def _as_in_flat(group: dict[str, Any]) -> dict[str, Any]:
+    """Lists and nothing become JSON."""
+    return {key: json.dumps(value) if isinstance(value, list | None) else value for key, value in group.items()}
+
+
 class TestRoundTrip:
     @given(configs)
     def test_what_is_written_to_json_is_read_as_it_was(self, config: Config) -> None:
@@ -99,6 +106,16 @@ class TestRoundTrip:
         del written["images"], written["encoder"]["width"]
         del written["generator"]["kind"], written["generator"]["convolution"]
         assert from_dict(written) == load_config("ptb")
+
+    @given(configs)
+    def test_flat_names_every_setting_with_its_value(self, config: Config) -> None:
+        nested: dict[str, Any] = {}
+        for name, value in flat(config).items():
+            *groups, last = name.split(".")
+            place = functools.reduce(lambda part, group: part.setdefault(group, {}), groups, nested)
+            place[last] = value
+        plain = json.loads(json.dumps(to_dict(config)), object_hook=_as_in_flat)
+        assert nested == plain
 
     def test_an_empty_mapping_is_the_defaults(self) -> None:
         assert from_dict({}) == Config()

@@ -1,5 +1,6 @@
 """Pictures of a run."""
 
+import csv
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -51,6 +52,34 @@ class TestLearningCurves:
         (tmp_path / "log.jsonl").write_text(first + "\n")
         with pytest.raises(CheckpointError, match="nothing to draw"):
             plots.learning_curves(tmp_path, tmp_path / "curves.png")
+
+
+class TestEveryCurve:
+    def test_a_png_for_each_chart_of_the_log(self, trained_run: Path, command, tmp_path: Path) -> None:
+        from matplotlib.image import imread
+
+        done = command("plot", trained_run, "--all", "figures", "--csv", "numbers.csv")
+        assert done.code == 0, done.err
+        names = {Path(line).name for line in done.lines} - {"numbers.csv"}
+        assert names == {path.name for path in (tmp_path / "figures").iterdir()}
+        assert {"perplexity.png", "energy.png", "norm.png", "gradient.png", "units.png"} <= names
+        assert not (trained_run / "curves.png").exists()
+        for name in names:
+            pixels = imread(tmp_path / "figures" / name)[:, :, :3].reshape(-1, 3)
+            assert (pixels.max(1) - pixels.min(1) > 0.3).sum() > 20  # a line in colour
+
+    def test_the_csv_has_the_numbers_of_the_log(self, trained_run: Path, command, tmp_path: Path) -> None:
+        done = command("plot", trained_run, "--csv", "numbers.csv")
+        assert done.lines == ["numbers.csv"]
+        with (tmp_path / "numbers.csv").open(encoding="utf-8") as stream:
+            rows = [row for row in csv.DictReader(stream) if row["chart"] == "gap"]
+        known = [line for line in plots.read_log(trained_run) if line["kind"] == "valid"]
+        assert [(int(row["x"]), float(row["y"])) for row in rows] == [(each["step"], each["nll_gap"]) for each in known]
+
+    def test_nothing_was_logged(self, tmp_path: Path) -> None:
+        (tmp_path / "log.jsonl").write_text('{"kind": "start", "step": 0}\n')
+        with pytest.raises(CheckpointError, match="nothing to draw"):
+            plots.every_curve(tmp_path, tmp_path / "figures")
 
 
 class TestLog:

@@ -34,7 +34,9 @@ COMMANDS = {
     "compare": "measuring",
     "experiment": "experiment",
     "data": "corpora",
-    "plot": "surroundings",
+    "plot": "report",
+    "report": "report",
+    "app": "app",
     "env": "surroundings",
 }
 """Command -> the module of `textebm.commands` that has a function of its name."""
@@ -65,6 +67,8 @@ commands:
   experiment   train and measure every cell of a table; goes on where it stopped
   data         list corpora, show one, download it, check what is on this machine
   plot         draw a run's learning curves
+  report       everything about a run on one page of HTML
+  app          a page in the browser: generate, interpolate, watch a chain
   env          say what textebm finds on this machine
 
 examples:

@@ -10,6 +10,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -589,6 +590,19 @@ def to_dict(config: Config) -> dict[str, Any]:
     """The configuration as nested plain types, as written to config.json."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
+
+
+def flat(config: Config) -> dict[str, bool | int | float | str]:
+    """The settings by dotted name, such as `prior.steps`; a value that is neither a number nor a word is JSON."""
+
+    def settings(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, bool | int | float | str]]:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from settings(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+    return dict(settings(to_dict(config), ""))
 
 
 def from_dict(values: dict[str, Any], cls: type[T] = Config, base: T | None = None, where: str = "") -> T:  # type: ignore[assignment]

@@ -92,6 +92,8 @@ class Train(DeviceOptions):
     """Stop after so many minutes."""
     checkpoint_every: int | None = None
     """Save every so many steps, besides the end of each epoch."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Live views to send the log to, one or several (extra track; docs/report.md)."""
     print_config: bool = False
     """Print the configuration as JSON and stop."""
 
@@ -879,16 +881,84 @@ class Calibrate(DeviceOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Draw a run's learning curves: likelihood, energies, norms.
+    """Draw a run's learning curves: likelihood, energies, norms; with --all every figure of its log, a PNG each.
 
     examples:
       textebm plot runs/ptb --output curves.png
+      textebm plot runs/ptb --all figures --csv figures.csv
     """
 
     run: tyro.conf.Positional[str | None] = None
     """Run folder (default: the newest run)."""
     output: str | None = None
     """PNG or SVG to write (default: curves.png in the run folder)."""
+    all: str | None = None
+    """Folder to draw one PNG for each chart of the log into, made if need be."""
+    csv: str | None = None
+    """CSV file for the numbers of those charts: chart, line, step, value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report(ModelOptions):
+    """Put everything about a run onto one page of HTML that needs no network: settings, learning curves, samples,
+    reconstructions, the transition from the reference Gaussian to the prior, diagnostics of chains, and scores.
+
+    Scores are read from the run folder and from --results; --measure measures FPPL and RPPL of text, or the Fréchet
+    distance of images, which takes much longer than all the rest.
+
+    examples:
+      textebm report runs/ptb
+      textebm report runs/ptb --output ptb.html --data ptb.json
+      textebm report runs/ptb --results results/table2/ptb-lebm-seed0.json
+      textebm report --measure
+    """
+
+    run: tyro.conf.Positional[str | None] = None
+    """Run folder or model folder (default: --model, else the newest run, else the demo model that ships)."""
+    output: str = "report.html"
+    """HTML file to write."""
+    data: str | None = None
+    """JSON file to write every number of the page to."""
+    results: tuple[str, ...] = ()
+    """JSON files with scores: of fppl, rppl, likelihood, fid, evaluate or experiment."""
+    measure: bool = False
+    """Measure scores that the page lacks otherwise."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
+    """Sentences or images to draw for --measure (default: as many as the measure prescribes)."""
+    features: Literal["inception", "inception-pytorch-fid", "mobilenetv2"] = "inception"
+    """Whose features --measure takes of images; without Inception's weights, mobilenetv2's."""
+    samples: int = 12
+    """Sentences on the page; of images five times as many."""
+    reconstructions: int = 6
+    """Reconstructed sentences; of images four times as many."""
+    chains: int = 64
+    """Prior chains behind the figures of the transition and the diagnostics."""
+    steps: int = 100
+    """Length of the transition's chains."""
+    diagnostic_steps: int = 500
+    """Length of the chains of the diagnostics (0: none)."""
+    data_dir: str | None = None
+    """Folder that holds local copies of named data (default: where they were in training; else TEXTEBM_DATA)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class App(ModelOptions):
+    """Open a page in the browser that makes sentences as one turns the knobs (extra app): generate, interpolate, watch
+    a chain's energy.
+
+    The page is served to this machine alone, and asks nothing of any other.
+
+    examples:
+      textebm app
+      textebm app --model runs/ptb --port 7861
+    """
+
+    host: str = "127.0.0.1"
+    """Address to serve: 0.0.0.0 opens the page to the network that this machine is in, and to whoever is there."""
+    port: int | None = None
+    """Port (default: the first free one from 7860 on)."""
+    open_browser: bool = False
+    """Open the page in the browser."""
 
 
 @dataclasses.dataclass(frozen=True)

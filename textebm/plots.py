@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from textebm.charts import Chart, learning_charts, write_csv
 from textebm.errors import CheckpointError, UsageError
 
 
@@ -53,6 +54,61 @@ def learning_curves(run_dir: Path, output: Path) -> None:
         for axes in figure.axes:
             axes.legend(frameon=False, fontsize=8)
         save(figure, output)
+
+
+def every_curve(run_dir: Path, folder: Path) -> list[Path]:
+    """Draw each chart of a run's log, as a PNG of its own.
+
+    Args:
+        run_dir: the run folder.
+        folder: where NAME.png are written, made if need be.
+
+    Returns:
+        The files.
+
+    Raises:
+        CheckpointError: the run has no readable log, or nothing was logged yet.
+        UsageError: matplotlib is not installed, or a file cannot be written.
+    """
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    charts = _charts_of(run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False}):
+        for chart in charts:
+            figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+            axes = figure.subplots()
+            for line in chart.lines:
+                axes.plot(line.x, line.y, label=line.name, marker="o" if line.form == "dots" else None, markersize=3)
+            axes.set(title=chart.title, xlabel=chart.x_label)
+            if chart.logarithmic and all(value > 0 for line in chart.lines for value in line.y):
+                axes.set_yscale("log")
+                plain_ticks(axes)
+            axes.legend(frameon=False, fontsize=8)
+            save(figure, folder / f"{chart.key}.png")
+    return [folder / f"{chart.key}.png" for chart in charts]
+
+
+def write_numbers(run_dir: Path, output: Path) -> None:
+    """Write the numbers of those charts as CSV: chart, line, x, y.
+
+    Raises:
+        CheckpointError: the run has no readable log, or nothing was logged yet.
+        OSError: the file cannot be written.
+    """
+    write_csv(_charts_of(run_dir), output)
+
+
+def _charts_of(run_dir: Path) -> list[Chart]:
+    """The charts of a log that have lines."""
+    lines = read_log(run_dir)
+    train, valid = ([line for line in lines if line["kind"] == kind] for kind in ("train", "valid"))
+    charts = [chart for chart in learning_charts(train, valid) if chart.lines]
+    if not charts:
+        raise CheckpointError(f"{run_dir} has logged no training or no validation yet: there is nothing to draw")
+    return charts
 
 
 def anomalies(found: dict[str, Any], folder: Path, name: str) -> None:

@@ -1,22 +1,9 @@
-"""`textebm plot` and `textebm env`."""
+"""`textebm env`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from textebm import options
 from textebm.commands.terminal import parse
-
-
-def plot(arguments: Sequence[str]) -> int:
-    """`textebm plot`."""
-    chosen = parse(options.Plot, "plot", arguments)
-    from textebm import checkpoint, plots
-
-    run_dir = Path(chosen.run) if chosen.run is not None else checkpoint.newest_run()
-    output = Path(chosen.output) if chosen.output is not None else run_dir / "curves.png"
-    plots.learning_curves(run_dir, output)
-    print(output)
-    return 0
 
 
 def env(arguments: Sequence[str]) -> int:

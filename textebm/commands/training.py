@@ -66,9 +66,10 @@ def train(arguments: Sequence[str]) -> int:
     if chosen.print_config:
         print(json.dumps(to_dict(chosen.settings), indent=2))
         return 0
-    from textebm import training
+    from textebm import tracking, training
     from textebm.data.registry import settled
 
+    tracking.require(chosen.track)
     given = chosen.settings.data
     data = settled(given, chosen.settings.text_field)  # standard input can be read but once, so before all else
     chosen = _with_data(chosen, data)
@@ -81,11 +82,12 @@ def train(arguments: Sequence[str]) -> int:
     corpus = _corpus(config)
     device = choose_device(chosen.device)
     say(f"settings: {run_dir / 'config.json' if resume else origin}; run folder: {run_dir}")
-    with interrupts() as interrupted, VIEWS[config.generator.kind]() as view:
+    view = VIEWS[config.generator.kind]()
+    with interrupts() as interrupted, view, tracking.Tracking(view, chosen.track, run_dir, config, say) as watched:
         limits = training.Limits(
             chosen.max_epochs, chosen.max_steps, chosen.max_minutes, chosen.checkpoint_every, lambda: interrupted() > 0
         )
-        training.train(config, corpus, run_dir, limits, device, resume, view)
+        training.train(config, corpus, run_dir, limits, device, resume, watched)
     if interrupted():
         say(f"interrupted; everything is saved. Go on with: textebm train --resume {run_dir}")
         return 130

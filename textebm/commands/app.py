@@ -1,0 +1,23 @@
+"""`textebm app`."""
+
+from collections.abc import Sequence
+
+from textebm import options
+from textebm.commands.terminal import choose_device, model_folder, parse, require_text, say
+
+
+def app(arguments: Sequence[str]) -> int:
+    """`textebm app`."""
+    chosen = parse(options.App, "app", arguments)
+    from textebm import app as pages
+    from textebm import checkpoint, generation
+
+    pages.require_gradio()
+    folder = model_folder(chosen)
+    require_text(checkpoint.read_run(folder)[0], folder)
+    model, tokenizer = generation.load(folder, choose_device(chosen.device))
+    blocks = pages.serve(pages.Studio(model, tokenizer, folder.name), chosen.host, chosen.port, chosen.open_browser)
+    print(blocks.local_url, flush=True)
+    say("Ctrl-C ends it")
+    blocks.block_thread()
+    return 0
