@@ -85,7 +85,7 @@ def every_curve(run_dir: Path, folder: Path) -> list[Path]:
             axes.set(title=chart.title, xlabel=chart.x_label)
             if chart.logarithmic and all(value > 0 for line in chart.lines for value in line.y):
                 axes.set_yscale("log")
-                plain_ticks(axes)
+                _plain_ticks(axes)
             axes.legend(frameon=False, fontsize=8)
             save(figure, folder / f"{chart.key}.png")
     return [folder / f"{chart.key}.png" for chart in charts]
