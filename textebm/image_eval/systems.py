@@ -16,9 +16,9 @@ import numpy as np
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import tables
 from textebm.lm_eval.bootstrap import LEVEL
+from textebm.lm_eval.published import Format
 from textebm.lm_eval.seeds import LEAST_SEEDS, student_quantile
 from textebm.lm_eval.signature import Signature
-from textebm.lm_eval.tables import TableFormat
 
 METRICS = ("mse", "frechet")
 OF_RUN = ("inference", "steps", "seed", "prior-steps", "version")
@@ -216,7 +216,7 @@ class ImageSystems:
         """What a metric is called: whose features a Fréchet distance is of."""
         return self.runs[0].measured[metric]["metric"]
 
-    def render(self, form: TableFormat | str) -> str:
+    def render(self, form: Format) -> str:
         """Tables, differences and warnings in a format; CSV has the tables alone."""
         if form == "json":
             return json.dumps(self.as_dict(), ensure_ascii=False, indent=2)
@@ -224,7 +224,7 @@ class ImageSystems:
         if form == "csv":
             rows = [[preset, *cells] for preset in self.presets for cells in self._cells(preset)]
             return tables.render(("preset", "method", *header[1:]), rows, "csv")
-        assert form in ("text", "markdown")
+        assert form != "json"
         bold, parts = "**" if form == "markdown" else "", []
         for preset in self.presets:
             facts = next(run for run in self.runs if run.preset == preset).measured["frechet"]

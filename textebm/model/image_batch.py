@@ -63,4 +63,4 @@ class ImageBatch:
 
     def split(self, size: int) -> "list[ImageBatch]":
         """Its images in batches of so many, the last one of what is left."""
-        return [ImageBatch(part) for part in self.pixels.split(size)]
+        return [ImageBatch(part) for part in torch.split(self.pixels, size)]

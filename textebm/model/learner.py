@@ -291,7 +291,7 @@ class Learner:
         kept = chains if self.model.method.is_persistent else None
         parts = self._parts(x, number)
         sizes = [part.batch_size for _, part in parts]
-        begun = [None] * len(parts) if kept is None else kept.read().split(sizes)
+        begun = [None] * len(parts) if kept is None else torch.split(kept.read(), sizes)
         self.generator_optimiser.zero_grad(set_to_none=True)
         if self.encoder_optimiser is not None:
             self.encoder_optimiser.zero_grad(set_to_none=True)

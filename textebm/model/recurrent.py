@@ -60,7 +60,7 @@ class TextBatch(NamedTuple):
 
     def split(self, size: int) -> "list[TextBatch]":
         """Its sentences in batches of so many, the last one of what is left; each as wide as its longest."""
-        parts = zip(*(part.split(size) for part in self), strict=True)
+        parts = zip(*(torch.split(part, size) for part in self), strict=True)
         return [TextBatch(x[:, : int(n.max())], y[:, : int(n.max())], n) for x, y, n in parts]
 
     def _moved(self, device: torch.device | str) -> "TextBatch":
