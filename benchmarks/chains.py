@@ -39,7 +39,7 @@ from textebm.model import inference
 from textebm.model.candidates import Candidates
 from textebm.model.decoding import Decoding, decode
 from textebm.model.energy import EBMPrior
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
 from textebm.model.recurrent import TextBatch
 
@@ -61,7 +61,7 @@ class Case:
             GeneratorConfig(cell=cell, embedding_dim=shape.embedding, hidden_dim=shape.hidden),  # type: ignore[arg-type]
             InferenceConfig(steps=shape.posterior_steps, step_size=0.3),
         )
-        self.model = LatentEBM(self.config, seed=0).to(device)
+        self.model = LatentModel(self.config, seed=0).to(device)
         self.plain = Straightforward(shape).to(device)
         if cell == "lstm":
             self.plain.load_state_dict(
@@ -102,7 +102,7 @@ class Case:
 
     def learner(self, precision: str, sampled: int = 0, **optimiser: Any) -> Callable[[], object]:  # noqa: ANN401
         """One learning step of ours, on a model of its own."""
-        model = LatentEBM(self.config, seed=0).to(self.device)
+        model = LatentModel(self.config, seed=0).to(self.device)
         config = Config(
             prior=self.config.prior,
             generator=self.config.generator,

@@ -30,7 +30,7 @@ from textebm.config import Config, ConvolutionConfig, GeneratorConfig, Inference
 from textebm.hardware import native_precision
 from textebm.model import inference
 from textebm.model.image_batch import ImageBatch, ImageShape
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
 
 SIZES = {
@@ -70,7 +70,7 @@ class Case:
             inference=InferenceConfig(steps=sizes.posterior_steps, step_size=0.1),
             image=ImageShape(sizes.colours, sizes.side, sizes.side),
         )
-        self.model = LatentEBM(self.config, seed=0).to(device)
+        self.model = LatentModel(self.config, seed=0).to(device)
         self.plain = StraightforwardImages(sizes).to(device)
         self.plain.load_state_dict(
             {
@@ -93,7 +93,7 @@ class Case:
 
     def learner(self, precision: str, micro_batch: int = 0) -> Callable[[], object]:
         """One learning step of ours, on a model of its own."""
-        model = LatentEBM(self.config, seed=0).to(self.device)
+        model = LatentModel(self.config, seed=0).to(self.device)
         config = Config(
             prior=self.config.prior,
             generator=self.config.generator,

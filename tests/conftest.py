@@ -264,7 +264,7 @@ def saved_model(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
     from textebm.config import Config, GeneratorConfig, InferenceConfig, PriorConfig, to_dict
     from textebm.data.vocabulary import build_tokenizer, save_tokenizer
-    from textebm.model.latent_ebm import LatentEBM, ModelConfig
+    from textebm.model.latent_model import LatentModel, ModelConfig
 
     folder = tmp_path_factory.mktemp("saved") / "model"
     parts = {
@@ -273,7 +273,7 @@ def saved_model(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
         "inference": InferenceConfig(steps=6, step_size=0.3),
     }
     tokenizer = build_tokenizer((corpus_folder / "train.txt").read_text(encoding="utf-8").splitlines(), 100)
-    LatentEBM(ModelConfig(tokenizer.get_vocab_size(), longest=9, **parts), seed=2).save_pretrained(folder)
+    LatentModel(ModelConfig(tokenizer.get_vocab_size(), longest=9, **parts), seed=2).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     config = to_dict(dataclasses.replace(Config(), data=str(corpus_folder), **parts))
     described = {"format": 2, "config": config, "progress": {}, "contents": {}}

@@ -16,7 +16,7 @@ from textebm.config import ConvolutionConfig, GeneratorConfig, InferenceConfig, 
 from textebm.data.vocabulary import build_tokenizer
 from textebm.errors import UsageError
 from textebm.model.image_batch import ImageShape
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.random import stream
 
 LATENT = 3
@@ -35,14 +35,14 @@ def prior_config(**prior) -> PriorConfig:
 def make_model(tokenizer):
     """A model of text with random weights, large enough for z to matter."""
 
-    def make(seed: int = 0, **prior) -> LatentEBM:
+    def make(seed: int = 0, **prior) -> LatentModel:
         config = ModelConfig(
             vocab_size=tokenizer.get_vocab_size(),
             prior=prior_config(**prior),
             generator=GeneratorConfig(embedding_dim=4, hidden_dim=8, init_range=0.8),
             longest=8,
         )
-        return LatentEBM(config, seed).eval()
+        return LatentModel(config, seed).eval()
 
     return make
 
@@ -51,7 +51,7 @@ def make_model(tokenizer):
 def linear_model(make_model):
     """f(z) = w·z, so that the prior is N(σ²w, σ²I), where every chain's mean is known."""
 
-    def make(pull: float, **prior) -> LatentEBM:
+    def make(pull: float, **prior) -> LatentModel:
         model = make_model(depth=0, **prior)
         with torch.no_grad():
             model.prior.mlp[0].weight.fill_(pull)
@@ -61,14 +61,14 @@ def linear_model(make_model):
     return make
 
 
-def painter() -> LatentEBM:
+def painter() -> LatentModel:
     convolution = ConvolutionConfig(width=2, start=4, multiples=(2,))
     config = ModelConfig(
         prior=prior_config(),
         generator=GeneratorConfig(kind="convolutional", convolution=convolution),
         image=ImageShape(3, 8, 8),
     )
-    return LatentEBM(config, 1).eval()
+    return LatentModel(config, 1).eval()
 
 
 class TestChains:
@@ -176,7 +176,7 @@ class TestChains:
             vocab_size=tokenizer.get_vocab_size(), prior=PriorConfig("none"), inference=InferenceConfig("none")
         )
         with pytest.raises(UsageError, match=r"plain language model .* no chain"):
-            analysis.transition(LatentEBM(config))
+            analysis.transition(LatentModel(config))
 
     @pytest.mark.parametrize(("steps", "marks"), [(30, (0, 30)), (100, (0, 40, 100)), (2500, (0, 40, 100, 1000, 2500))])
     def test_default_marks(self, steps, marks) -> None:

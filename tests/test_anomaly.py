@@ -16,7 +16,7 @@ from textebm.data.images import consecutive
 from textebm.lm_eval.signature import Signature
 from textebm.model.image_batch import ImageBatch, ImageShape
 from textebm.model.inference import Request
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.random import stream
 
 EPOCHS = 4
@@ -40,7 +40,7 @@ class Floats:
         return consecutive(len(rows), size)
 
 
-def model_of_images(prior: str = "ebm", steps: int = 5, step_size: float = 0.1, sigma: float = 0.5) -> LatentEBM:
+def model_of_images(prior: str = "ebm", steps: int = 5, step_size: float = 0.1, sigma: float = 0.5) -> LatentModel:
     convolution = ConvolutionConfig(width=2, start=4, multiples=(1,), output="linear", sigma=sigma)
     config = ModelConfig(
         prior=PriorConfig(kind=prior, latent_dim=2, sigma=1.3, width=8),
@@ -48,7 +48,7 @@ def model_of_images(prior: str = "ebm", steps: int = 5, step_size: float = 0.1, 
         inference=InferenceConfig(steps=steps, step_size=step_size),
         image=ImageShape(1, SIDE, SIDE),
     )
-    return LatentEBM(config, seed=1).eval()
+    return LatentModel(config, seed=1).eval()
 
 
 class TestScores:

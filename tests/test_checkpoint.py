@@ -23,7 +23,7 @@ from textebm.data.text import encode
 from textebm.data.vocabulary import build_tokenizer, load_tokenizer
 from textebm.errors import CheckpointError, DamagedError
 from textebm.materials.text import Splits, TextMaterial
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
 
 SENTENCES = ["the dog sees the cat", "a cat sleeps", "the old dog sleeps again"]
@@ -45,7 +45,7 @@ class Run:
         self.text = encode(SENTENCES, self.tokenizer)
         self.material = TextMaterial(config, Splits(self.tokenizer, self.text, self.text, self.text))
         described = ModelConfig(self.tokenizer.get_vocab_size(), config.prior, config.generator, config.inference)
-        self.model = LatentEBM(described, seed=1)
+        self.model = LatentModel(described, seed=1)
         self.learner = Learner(self.model, config, steps_per_epoch=1)
         self.number = 0
 
@@ -82,7 +82,7 @@ class TestRoundTrip:
         run.step()
         folder = run.save(batch=3, seconds=1.5, best_score=2.5, best_step=1)
         other = Run(run.folder)
-        other.model.load_state_dict(LatentEBM.from_pretrained(folder).state_dict())
+        other.model.load_state_dict(LatentModel.from_pretrained(folder).state_dict())
         checkpoint.restore_optimisers(folder, other.learner)
         assert_same(other.weights(), run.weights())
         for name, optimiser in run.learner.optimisers().items():
@@ -98,7 +98,7 @@ class TestRoundTrip:
         run.step()
         folder = run.save()
         other = Run(run.folder)
-        other.model.load_state_dict(LatentEBM.from_pretrained(folder).state_dict())
+        other.model.load_state_dict(LatentModel.from_pretrained(folder).state_dict())
         checkpoint.restore_optimisers(folder, other.learner)
         other.number = 1
         for going in (run, other):
@@ -171,7 +171,7 @@ class TestCrash:
         if moment == "making the folder":
             monkeypatch.setattr(Path, "mkdir", crash)
         elif moment == "weights":
-            monkeypatch.setattr(LatentEBM, "save_pretrained", crash)
+            monkeypatch.setattr(LatentModel, "save_pretrained", crash)
         elif moment == "optimiser":
             monkeypatch.setattr(checkpoint, "_optimiser_state", crash)
         elif moment == "rename":
@@ -196,11 +196,11 @@ class TestCrash:
         assert last is not None
         complete = moment in ("best.json", "prune")  # `last` is moved before
         assert last.name == ("step-2" if complete else "step-1")
-        assert_same(LatentEBM.from_pretrained(last).state_dict(), run.weights() if complete else before)
+        assert_same(LatentModel.from_pretrained(last).state_dict(), run.weights() if complete else before)
         assert checkpoint.read_run(last)[1].step == (2 if complete else 1)
         best = checkpoint.pointed_at(run.folder, "best")
         assert best is not None
-        LatentEBM.from_pretrained(best)
+        LatentModel.from_pretrained(best)
         assert run.save(best=True).name == "step-2"
         assert saved_steps(run.folder) == ["step-1", "step-2"]
 
@@ -215,7 +215,7 @@ class TestCrash:
             run.save(best=True, best_score=1.0)
         last = checkpoint.pointed_at(run.folder, "last")
         assert last is not None
-        assert_same(LatentEBM.from_pretrained(last).state_dict(), run.weights())
+        assert_same(LatentModel.from_pretrained(last).state_dict(), run.weights())
         checkpoint.restore_optimisers(last, run.learner)
         assert checkpoint.read_run(last)[1].best_score in (None, 1.0)
 
@@ -388,7 +388,7 @@ class TestDamage:
             content = (folder / name).read_bytes()
             (folder / name).write_bytes(content[:kept])
         with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
-            LatentEBM.from_pretrained(folder)
+            LatentModel.from_pretrained(folder)
         with pytest.raises(CheckpointError, match=r"optimiser\.safetensors cannot be read"):
             checkpoint.restore_optimisers(folder, run.learner)
 
@@ -399,7 +399,7 @@ class TestDamage:
         weights.popitem()
         save_file(weights, folder / "model.safetensors")
         with pytest.raises(CheckpointError, match="does not fit"):
-            LatentEBM.from_pretrained(folder)
+            LatentModel.from_pretrained(folder)
 
     def test_optimiser_states_of_another_model(self, run: Run) -> None:
         run.step()

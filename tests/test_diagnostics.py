@@ -13,7 +13,7 @@ from textebm.data.text import encode
 from textebm.data.vocabulary import build_tokenizer
 from textebm.errors import UsageError
 from textebm.model import ais, langevin, short_run
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.random import stream
 
 SENTENCES = ["the red fox sees an old dog", "no king fears the river", "an old king", "the fox fears no dog"]
@@ -35,7 +35,7 @@ def text(tokenizer):
 def make_model(tokenizer):
     """A model of text with random weights, large enough for z to matter."""
 
-    def make(latent_dim: int = 3, inference: InferenceConfig | None = None, **prior) -> LatentEBM:
+    def make(latent_dim: int = 3, inference: InferenceConfig | None = None, **prior) -> LatentModel:
         config = ModelConfig(
             vocab_size=tokenizer.get_vocab_size(),
             prior=PriorConfig(**{"latent_dim": latent_dim, "width": 8, "steps": 6, "step_size": 0.5, **prior}),
@@ -43,7 +43,7 @@ def make_model(tokenizer):
             inference=inference or InferenceConfig(steps=5, step_size=0.4),
             longest=8,
         )
-        return LatentEBM(config, 2).eval()
+        return LatentModel(config, 2).eval()
 
     return make
 

@@ -17,7 +17,7 @@ from textebm.data.vocabulary import build_tokenizer
 from textebm.data.vocabulary import decode as to_text
 from textebm.model import information
 from textebm.model.decoding import Decoding, decode
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.random import stream
 
 WORDS = ["the", "dog", "sees", "a", "cat", "and", "the", "king", "sleeps", "again"]
@@ -30,7 +30,7 @@ def text() -> EncodedText:
     return encode(SENTENCES, build_tokenizer(SENTENCES, 100))
 
 
-def make_model(prior: dict[str, Any] | None = None, inference: dict[str, Any] | None = None) -> LatentEBM:
+def make_model(prior: dict[str, Any] | None = None, inference: dict[str, Any] | None = None) -> LatentModel:
     """A small model with weights large enough that z matters."""
     config = ModelConfig(
         vocab_size=build_tokenizer(SENTENCES, 100).get_vocab_size(),
@@ -38,7 +38,7 @@ def make_model(prior: dict[str, Any] | None = None, inference: dict[str, Any] | 
         generator=GeneratorConfig(embedding_dim=4, hidden_dim=6, init_range=1.0),
         inference=InferenceConfig(steps=3, **({"step_size": 0.3} | (inference or {}))),
     )
-    return LatentEBM(config, seed=3)
+    return LatentModel(config, seed=3)
 
 
 class TestValidate:
@@ -155,7 +155,7 @@ class TestActiveUnits:
         sentences = [" ".join([f"w{i}"] * (1 + 7 * i % 5)) for i in range(self.SENTENCES)]  # of mixed lengths
         text = encode(sentences, build_tokenizer(sentences, 10_000))
         config = ModelConfig(vocab_size=10, prior=PriorConfig(latent_dim=len(between), width=2))
-        model = LatentEBM(config)
+        model = LatentModel(config)
         model.infer = Posterior(text, between, within).infer  # type: ignore[method-assign]
         return evaluation.active_units(model, text, 0, self.SENTENCES, self.CHAINS, **options)
 
@@ -185,7 +185,7 @@ class TestActiveUnits:
 
     def test_of_one_sentence_nothing_is_active(self) -> None:
         text = encode(["the dog"], build_tokenizer(["the dog"], 100))
-        model = LatentEBM(ModelConfig(6, PriorConfig(latent_dim=2, width=2)))
+        model = LatentModel(ModelConfig(6, PriorConfig(latent_dim=2, width=2)))
         assert evaluation.active_units(model, text, 0, 10, 3) == (0, [0.0, 0.0])
 
     def test_a_model_whose_chains_stand_still_uses_no_unit(self, text: EncodedText) -> None:
@@ -214,7 +214,7 @@ class TestUnigram:
 
 
 class TestUseOfLatents:
-    def use(self, text: EncodedText, model: LatentEBM, **options: Any) -> evaluation.LatentUse:
+    def use(self, text: EncodedText, model: LatentModel, **options: Any) -> evaluation.LatentUse:
         return evaluation.latent_use(model, text, build_tokenizer(SENTENCES, 100), 0, **options)
 
     def test_figures_are_those_of_the_chains(self, text: EncodedText) -> None:

@@ -17,8 +17,7 @@ from textebm.errors import CheckpointError, ConfigError, DataError, UsageError
 from textebm.interface import ImageEBM, LatentEBM, TextEBM
 from textebm.model.decoding import Decoding
 from textebm.model.image_batch import ImageShape
-from textebm.model.latent_ebm import LatentEBM as LatentModel
-from textebm.model.latent_ebm import ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 
 A, B, C = "the old dog sees a king", "no ship follows every wolf today", "a red river fears the child"
 

@@ -21,7 +21,7 @@ from textebm.errors import DataError, UsageError
 from textebm.image_generation import Given
 from textebm.latent_space import Posterior
 from textebm.model.image_batch import ImageShape
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.recurrent import TextBatch
 
 A, B, C = "the old dog sees a king", "no ship follows every wolf today", "a red river fears the child"
@@ -68,7 +68,7 @@ class TestPosterior:
         """It scales a chain's steps by gradients of the whole batch, in which no other sentence must stand."""
         model, tokenizer = loaded
         inference = InferenceConfig(steps=4, step_size=0.1, preconditioner="rms")
-        scaled = LatentEBM(dataclasses.replace(model.config, inference=inference), seed=2)
+        scaled = LatentModel(dataclasses.replace(model.config, inference=inference), seed=2)
         together = latent_space.posterior(scaled, text, chains=3)
         alone = latent_space.posterior(scaled, generation.encode_all(tokenizer, [C]), chains=3)
         torch.testing.assert_close(together.samples[2], alone.samples[0], **EXACT)
@@ -101,7 +101,7 @@ class TestPosterior:
     def test_an_encoder_knows_its_mean(self, loaded, text: EncodedText) -> None:
         model, _ = loaded
         inference = InferenceConfig(kind="amortised")
-        amortised = LatentEBM(dataclasses.replace(model.config, inference=inference), seed=2)
+        amortised = LatentModel(dataclasses.replace(model.config, inference=inference), seed=2)
         found = latent_space.posterior(amortised, text, chains=2)
         torch.testing.assert_close(found.means, evaluation.encoded(amortised, text).mean)
 
@@ -112,7 +112,7 @@ class TestPosterior:
     def test_a_language_model_has_no_z(self, loaded, text: EncodedText) -> None:
         model, _ = loaded
         parts = {"prior": PriorConfig(kind="none"), "inference": InferenceConfig(kind="none")}
-        plain = LatentEBM(dataclasses.replace(model.config, **parts))
+        plain = LatentModel(dataclasses.replace(model.config, **parts))
         with pytest.raises(UsageError, match="no z"):
             latent_space.posterior(plain, text)
 
@@ -416,7 +416,7 @@ class TestImages:
             "generator": GeneratorConfig(kind="convolutional", convolution=convolution),
             "inference": InferenceConfig(steps=4, step_size=0.1),
         }
-        LatentEBM(ModelConfig(image=ImageShape(1, 8, 8), **parts), seed=1).save_pretrained(folder / "model")
+        LatentModel(ModelConfig(image=ImageShape(1, 8, 8), **parts), seed=1).save_pretrained(folder / "model")
         config = to_dict(dataclasses.replace(Config(), data=str(folder / "data"), **parts))
         described = {"format": 2, "config": config, "progress": {}, "contents": {}}
         (folder / "model" / "run.json").write_text(json.dumps(described), encoding="utf-8")

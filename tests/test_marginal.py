@@ -19,7 +19,7 @@ from textebm.lm_eval.signature import Signature
 from textebm.marginal import Marginal, Settings
 from textebm.model import likelihood
 from textebm.model.ais import LogMean, LogNormaliser, Plan, Run
-from textebm.model.latent_ebm import LatentEBM, ModelConfig, load_tensors, save_tensors
+from textebm.model.latent_model import LatentModel, ModelConfig, load_tensors, save_tensors
 from textebm.model.proposals import Fit, Gaussians, Proposed
 
 SENTENCES = ["the dog sees", "a king", "no wolf fears the old king today", "ship", "the river finds a ship"] * 3
@@ -31,14 +31,14 @@ def text() -> EncodedText:
     return encode(SENTENCES, build_tokenizer(SENTENCES, 100))
 
 
-def make_model(kind: str = "ebm", latent_dim: int = 2) -> LatentEBM:
+def make_model(kind: str = "ebm", latent_dim: int = 2) -> LatentModel:
     config = ModelConfig(
         vocab_size=build_tokenizer(SENTENCES, 100).get_vocab_size(),
         prior=PriorConfig(kind=kind, latent_dim=latent_dim, width=8),
         generator=GeneratorConfig(embedding_dim=4, hidden_dim=6, init_range=1.0),
         inference=InferenceConfig(kind="none" if kind == "none" else "short-run"),
     )
-    return LatentEBM(config, seed=2).double()
+    return LatentModel(config, seed=2).double()
 
 
 class TestEstimate:

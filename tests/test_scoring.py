@@ -18,7 +18,7 @@ from textebm.marginal import Settings
 from textebm.model import ais
 from textebm.model.ais import Plan
 from textebm.model.image_batch import ImageShape
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.proposals import Fit
 
 SENTENCES = ["the old dog sees a king", "no ship", "a red river fears the child", "xyzzy dog"]
@@ -32,13 +32,13 @@ def loaded(saved_model: Path):
 
 
 @pytest.fixture(scope="module")
-def language_model(loaded) -> LatentEBM:
+def language_model(loaded) -> LatentModel:
     parts = {"prior": PriorConfig(kind="none"), "inference": InferenceConfig(kind="none")}
-    return LatentEBM(dataclasses.replace(loaded[0].config, **parts), seed=1)
+    return LatentModel(dataclasses.replace(loaded[0].config, **parts), seed=1)
 
 
 @pytest.fixture(scope="module")
-def painter() -> LatentEBM:
+def painter() -> LatentModel:
     convolution = ConvolutionConfig(width=4, start=4, multiples=(2,), sigma=0.3)
     config = ModelConfig(
         prior=PriorConfig(latent_dim=3, width=8, steps=4),
@@ -46,7 +46,7 @@ def painter() -> LatentEBM:
         inference=InferenceConfig(steps=4, step_size=0.1),
         image=ImageShape(1, 8, 8),
     )
-    return LatentEBM(config, seed=1).eval()
+    return LatentModel(config, seed=1).eval()
 
 
 class TestSentences:
@@ -105,7 +105,7 @@ class TestSentences:
         assert all(score.energy is not None for score in scores)
         assert scoring.summarise(scores).marginal_nll is None
 
-    def test_a_language_model_is_scored_exactly(self, loaded, language_model: LatentEBM) -> None:
+    def test_a_language_model_is_scored_exactly(self, loaded, language_model: LatentModel) -> None:
         tokenizer = loaded[1]
         scores = scoring.score_sentences(language_model, tokenizer, SENTENCES)
         measured = evaluation.validate(language_model, generation.encode_all(tokenizer, SENTENCES), 0)
@@ -128,7 +128,7 @@ class TestSentences:
 
     def test_a_broken_model_is_said_to_be(self, loaded) -> None:
         model, tokenizer = loaded
-        broken = LatentEBM(model.config, seed=2)
+        broken = LatentModel(model.config, seed=2)
         with torch.no_grad():
             broken.writer.output.bias[:] = torch.nan
         with pytest.raises(CheckpointError, match="broken"):
@@ -141,7 +141,7 @@ class TestSentences:
 
 
 class TestImages:
-    def test_figures(self, painter: LatentEBM) -> None:
+    def test_figures(self, painter: LatentModel) -> None:
         pixels = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
         names = [f"{number}.png" for number in range(5)]
         scores = scoring.score_images(painter, Given(pixels), names, seed=1)
@@ -153,7 +153,7 @@ class TestImages:
         assert [score.energy for score in scores] == pytest.approx(painter.energy(z).tolist(), rel=1e-3, abs=1e-6)
         assert all(score.marginal_nll is None and "sentences alone" in score.withheld for score in scores)
 
-    def test_a_score_depends_on_its_image_alone(self, painter: LatentEBM) -> None:
+    def test_a_score_depends_on_its_image_alone(self, painter: LatentModel) -> None:
         pixels = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
         together = scoring.score_images(painter, Given(pixels), list("abcde"))
         (alone,) = scoring.score_images(painter, Given(pixels[3:4]), ["d"])
@@ -227,7 +227,7 @@ class TestCommand:
         assert done.code == 2
         assert "wants a text file" in done.err
 
-    def test_images_of_a_folder(self, painter: LatentEBM, command, tmp_path: Path) -> None:
+    def test_images_of_a_folder(self, painter: LatentModel, command, tmp_path: Path) -> None:
         image = pytest.importorskip("PIL.Image", reason="pictures are read by Pillow")
         painter.save_pretrained(tmp_path / "model")
         (tmp_path / "pictures").mkdir()

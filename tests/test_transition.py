@@ -13,7 +13,7 @@ from textebm.cli import main
 from textebm.config import ConvolutionConfig, GeneratorConfig, PriorConfig
 from textebm.lm_eval.signature import Signature
 from textebm.model.image_batch import ImageShape
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 
 DEMO = Path(__file__).resolve().parents[1] / "textebm" / "pretrained" / "demo"
 SHORT = ("--steps", 12, "--marks", 0, 5, 12, "-n", 6, "--shown", 2)
@@ -28,7 +28,7 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
         generator=GeneratorConfig(kind="convolutional", convolution=ConvolutionConfig(2, 4, (2,))),
         image=ImageShape(3, 8, 8),
     )
-    LatentEBM(config, 1).save_pretrained(folder)
+    LatentModel(config, 1).save_pretrained(folder)
     return folder
 
 

@@ -28,7 +28,7 @@ from textebm.lm_eval import scores as text_scores
 from textebm.lm_eval.protocols import HEADLINE_DECODING
 from textebm.model import langevin
 from textebm.model.decoding import Decoding, decode_by
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 from textebm.model.metropolis import Point
 from textebm.model.random import stream
 from textebm.model.short_run import visits
@@ -248,7 +248,7 @@ def default_marks(steps: int) -> tuple[int, ...]:
 
 
 def transition(
-    model: LatentEBM,
+    model: LatentModel,
     tokenizer: "Tokenizer | None" = None,
     *,
     chains: int = 256,
@@ -315,7 +315,7 @@ def transition(
     )
 
 
-def require_latent(model: LatentEBM) -> None:
+def require_latent(model: LatentModel) -> None:
     """Check that a model has z.
 
     Raises:
@@ -328,12 +328,12 @@ def require_latent(model: LatentEBM) -> None:
         )
 
 
-def short_run_steps(model: LatentEBM) -> int:
+def short_run_steps(model: LatentModel) -> int:
     """K0, the steps of the chain of training; 0 of a Gaussian prior, which is sampled exactly."""
     return 0 if model.config.prior.kind == "gaussian" else model.config.prior.steps
 
 
-def prior_plan(model: LatentEBM, steps: int) -> langevin.Schedule:
+def prior_plan(model: LatentModel, steps: int) -> langevin.Schedule:
     """The schedule of the training chain, for so many steps; under a Gaussian prior too, which it leaves as it is but
     for the error of its step size."""
     return langevin.schedule(steps, model.config.prior.step_size, model.config.prior.temperature)
@@ -361,7 +361,7 @@ class Walk:
 
 @torch.no_grad()
 def walk(
-    model: LatentEBM,
+    model: LatentModel,
     start: Float[Tensor, "chains latent"],
     steps: int,
     marks: set[int],
@@ -402,7 +402,7 @@ def energy_of(point: Point, sigma: float) -> Float[Tensor, " batch"]:
     return energy
 
 
-def _verdict(model: LatentEBM, walked: Walk, short: int, posterior: Tensor | None) -> Verdict:
+def _verdict(model: LatentModel, walked: Walk, short: int, posterior: Tensor | None) -> Verdict:
     last = walked.states[walked.steps]
     drift = None if walked.slopes is None else _drift(walked.slopes, model.energy(last).double(), walked.steps)
     if walked.steps <= short:
@@ -429,7 +429,7 @@ def _range(values: Float[Tensor, " chains"], references: list[Tensor]) -> Range:
 
 
 def _write(
-    model: LatentEBM, tokenizer: "Tokenizer", states: list[Tensor], seed: int, decoding: Decoding | None
+    model: LatentModel, tokenizer: "Tokenizer", states: list[Tensor], seed: int, decoding: Decoding | None
 ) -> list[list[str]]:
     """texts[chain][mark]: the numbers by which a chain's words are drawn are the same at every mark."""
     decoding = decoding or Decoding(max_length=model.config.longest)
@@ -439,7 +439,7 @@ def _write(
 
 
 def decoding_numbers(
-    model: LatentEBM, sentences: int, decoding: Decoding, seed: int, number: int = 0
+    model: LatentModel, sentences: int, decoding: Decoding, seed: int, number: int = 0
 ) -> Float[Tensor, "{sentences} places"]:
     """The numbers in [0, 1) by which words are drawn, of each sentence at each place."""
     source = stream(seed, "decoding", number, device=model.device)
@@ -447,7 +447,7 @@ def decoding_numbers(
     return torch.rand(size, generator=source, device=model.device, dtype=torch.float64)
 
 
-def _paint(model: LatentEBM, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channels height width"]:
+def _paint(model: LatentModel, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channels height width"]:
     parts = [model.paint(part).float().cpu() for part in z.split(PAINTED_AT_ONCE)]  # type: ignore[no-untyped-call]
     return torch.cat(parts) if parts else z.new_empty(0, *dataclasses.astuple(model.config.image_shape)).cpu()
 
@@ -593,7 +593,7 @@ class QualityCurve:
 
 
 def quality_curve(
-    model: LatentEBM,
+    model: LatentModel,
     judge: Judge,
     tokenizer: "Tokenizer | None" = None,
     *,
@@ -639,7 +639,7 @@ def quality_curve(
 
 
 def _drawn(
-    model: LatentEBM,
+    model: LatentModel,
     tokenizer: "Tokenizer | None",
     marks: tuple[int, ...],
     samples: int,
@@ -677,7 +677,7 @@ def _joined(parts: list[Tensor]) -> "NDArray[np.uint8]":
 
 @torch.no_grad()
 def _states(
-    model: LatentEBM, marks: tuple[int, ...], chains: int, noise: torch.Generator
+    model: LatentModel, marks: tuple[int, ...], chains: int, noise: torch.Generator
 ) -> list[tuple[int, Float[Tensor, "chains latent"]]]:
     """Where chains stand at each mark."""
     start = model.prior_start(model.prior.sample_reference(chains, noise), noise)

@@ -30,7 +30,7 @@ from textebm.errors import CheckpointError, DataError, UsageError
 from textebm.lm_eval.bootstrap import ends
 from textebm.materials.images import ImageMaterial
 from textebm.model.inference import Request
-from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
+from textebm.model.latent_model import LatentModel, load_tensors, save_tensors
 from textebm.model.random import stream
 
 Split = Literal["A", "B"]
@@ -69,7 +69,7 @@ class Scores:
 
 
 def score(
-    model: LatentEBM, data: Dataset, seed: int, samples: int = 1, watch: Callable[[int], object] = lambda done: None
+    model: LatentModel, data: Dataset, seed: int, samples: int = 1, watch: Callable[[int], object] = lambda done: None
 ) -> Scores:
     """Score samples of x, images or sentences, in the order of the data.
 
@@ -89,7 +89,7 @@ def score(
 
 
 def _score_batch(
-    model: LatentEBM, data: Dataset, places: NDArray[np.int64], seed: int, number: int, samples: int
+    model: LatentModel, data: Dataset, places: NDArray[np.int64], seed: int, number: int, samples: int
 ) -> torch.Tensor:
     """(3, batch) the parts of the scores of one batch, in float64."""
     x = data.batch(places).to(model.device)
@@ -291,7 +291,7 @@ def score_checkpoint(run_dir: Path, test: Test, sitting: Sitting) -> EpochScores
     """
     folder = checkpoint.pointed_at(run_dir, "last") or run_dir
     config, progress = checkpoint.read_run(folder)
-    model = LatentEBM.from_pretrained(folder, sitting.device).eval()
+    model = LatentModel.from_pretrained(folder, sitting.device).eval()
     scores = score(model, test.images, config.seed, sitting.samples, sitting.watch)
     return EpochScores(progress.epoch, progress.step, scores)
 

@@ -20,7 +20,7 @@ from textebm.charts import Chart, Line
 from textebm.errors import TextebmError, UsageError
 from textebm.generation import Sample
 from textebm.model.decoding import Decoding
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 from textebm.report_page import chart_svg
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Studio:
         name: what the page calls it.
     """
 
-    model: LatentEBM
+    model: LatentModel
     tokenizer: "Tokenizer"
     name: str
 

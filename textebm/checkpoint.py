@@ -28,7 +28,7 @@ import torch
 
 from textebm.config import Config, from_dict, to_dict
 from textebm.errors import CheckpointError, ConfigError, DamagedError
-from textebm.model.latent_ebm import CONFIG, WEIGHTS, LatentEBM, load_tensors, save_tensors
+from textebm.model.latent_model import CONFIG, WEIGHTS, LatentModel, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from textebm.chains import ChainMemory
@@ -104,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def save(
     run_dir: Path,
-    model: LatentEBM,
+    model: LatentModel,
     material: Beside,
     learner: "Learner",
     config: Config,

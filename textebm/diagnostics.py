@@ -29,7 +29,7 @@ from textebm.model import ais, langevin, metropolis, short_run
 from textebm.model.discrepancy import Discrepancy, mmd
 from textebm.model.inference import posterior_potential
 from textebm.model.langevin import Potential, Schedule
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 from textebm.model.random import stream
 from textebm.model.short_run import Bound, visits
 
@@ -154,7 +154,7 @@ class Diagnostics:
 
 
 def diagnose(
-    model: LatentEBM,
+    model: LatentModel,
     data: Dataset | None = None,
     *,
     steps: int = 1000,
@@ -239,7 +239,7 @@ class _Seen:
 
 @torch.no_grad()
 def _watch(
-    model: LatentEBM,
+    model: LatentModel,
     start: Float[Tensor, "chains latent"],
     potential: Potential,
     plan: Schedule,
@@ -283,7 +283,7 @@ def _watch(
 
 
 def _of_prior(
-    model: LatentEBM,
+    model: LatentModel,
     steps: int,
     chains: int,
     normaliser: "_Normaliser | None",
@@ -299,7 +299,7 @@ def _of_prior(
     return _described("prior", seen, 1, short, bound, why_not), seen.end
 
 
-def _no_posterior(model: LatentEBM, data: Dataset | None) -> str | None:
+def _no_posterior(model: LatentModel, data: Dataset | None) -> str | None:
     """Why there are no posterior chains to diagnose, if there are none."""
     config = model.config.inference
     if data is None:
@@ -312,7 +312,13 @@ def _no_posterior(model: LatentEBM, data: Dataset | None) -> str | None:
 
 
 def _of_posterior(
-    model: LatentEBM, data: Dataset, posteriors: int, chains: int, steps: int, seed: int, tick: Callable[[int], object]
+    model: LatentModel,
+    data: Dataset,
+    posteriors: int,
+    chains: int,
+    steps: int,
+    seed: int,
+    tick: Callable[[int], object],
 ) -> ChainDiagnostics:
     """Of chains on the posteriors of some x, all from the reference Gaussian, whatever starts them in training."""
     rows = evaluation.spread(len(data), posteriors)
@@ -406,7 +412,7 @@ class _Normaliser:
     withheld: str | None = None
 
 
-def _normaliser(model: LatentEBM, plan: ais.Plan, seed: int, posterior: Tensor | None) -> _Normaliser:
+def _normaliser(model: LatentModel, plan: ais.Plan, seed: int, posterior: Tensor | None) -> _Normaliser:
     """log Z: exact of a Gaussian, else the larger of a forward and a reverse estimate."""
     if next(model.prior.parameters(), None) is None:
         return _Normaliser(0.0, 0.0)
@@ -424,7 +430,7 @@ def _normaliser(model: LatentEBM, plan: ais.Plan, seed: int, posterior: Tensor |
     return _Normaliser(larger.value, larger.standard_error, why_not)
 
 
-def _prior_bound(model: LatentEBM, seen: _Seen, normaliser: _Normaliser | None) -> tuple[Bound | None, str | None]:
+def _prior_bound(model: LatentModel, seen: _Seen, normaliser: _Normaliser | None) -> tuple[Bound | None, str | None]:
     """The bound on KL(short-run prior ‖ prior), or why there is none."""
     if normaliser is None:
         return None, "log Z was not estimated"
@@ -438,7 +444,7 @@ def _prior_bound(model: LatentEBM, seen: _Seen, normaliser: _Normaliser | None) 
 
 
 def _short_and_long(
-    model: LatentEBM, ends: Float[Tensor, "chains latent"], steps: int, posterior: Tensor | None, seed: int
+    model: LatentModel, ends: Float[Tensor, "chains latent"], steps: int, posterior: Tensor | None, seed: int
 ) -> ShortAndLong:
     """Short-run samples of their own beside the ends of long chains."""
     short = model.sample_prior(len(ends), stream(seed, "diagnostics", 1, device=model.device))
@@ -459,7 +465,7 @@ def _short_and_long(
 
 
 def posterior_samples(
-    model: LatentEBM, data: Dataset, seed: int, samples: int = 256
+    model: LatentModel, data: Dataset, seed: int, samples: int = 256
 ) -> Float[Tensor, "samples latent"]:
     """One posterior sample of z for each of some held-out x, spread evenly over the data."""
     return evaluation.posterior_chains(model, data, seed, samples, chains=1)[:, 0]

@@ -21,7 +21,7 @@ from textebm.model.decoding import Decoding, decode
 from textebm.model.encoder import DiagonalGaussian
 from textebm.model.generators import Batch
 from textebm.model.inference import Request
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 from textebm.model.random import stream
 from textebm.model.recurrent import EOS, FIRST_OUTPUT
 
@@ -41,7 +41,7 @@ class LatentFigures:
     """What is measured on held-out samples of x, whatever x is. NLL in nats a sample."""
 
     reconstruction_nll: float
-    """Mean −log p(x|z), z inferred as in training (one sample, no dropout; see `LatentEBM.infer`)."""
+    """Mean −log p(x|z), z inferred as in training (one sample, no dropout; see `LatentModel.infer`)."""
     prior_nll: float
     """Mean −log p(x|z), z from the prior chain, unrelated to x."""
     gaussian_nll: float
@@ -226,7 +226,7 @@ def mean_squared_error(nll: float, dimensions: int, sigma: float) -> float:
 
 
 def validate(
-    model: LatentEBM,
+    model: LatentModel,
     text: EncodedText,
     seed: int,
     sentences: int = 0,
@@ -253,7 +253,7 @@ def validate(
 
 
 def validate_images(
-    model: LatentEBM,
+    model: LatentModel,
     images: Dataset,
     seed: int,
     most: int = 0,
@@ -278,7 +278,7 @@ def validate_images(
 
 
 def latent_figures(
-    model: LatentEBM,
+    model: LatentModel,
     data: Dataset,
     seed: int,
     rows: NDArray[np.int64],
@@ -304,7 +304,7 @@ def latent_figures(
     return dict(zip(names, (totals / len(rows)).tolist(), strict=True))
 
 
-def _exact_nll(model: LatentEBM, text: EncodedText, rows: NDArray[np.int64], batch_size: int) -> float:
+def _exact_nll(model: LatentModel, text: EncodedText, rows: NDArray[np.int64], batch_size: int) -> float:
     """Mean −log p(x) under a plain language model."""
     total = 0.0
     for places in text.groups(rows, batch_size):
@@ -315,7 +315,7 @@ def _exact_nll(model: LatentEBM, text: EncodedText, rows: NDArray[np.int64], bat
 
 
 def _score_batch(
-    model: LatentEBM, x: Batch, seed: int, number: int, prior_steps: int | None
+    model: LatentModel, x: Batch, seed: int, number: int, prior_steps: int | None
 ) -> Float[Tensor, " figures"]:
     """Sums over one batch, in the order of the fields of LatentFigures, or of EncoderFigures."""
     n = x.batch_size
@@ -337,7 +337,7 @@ def _score_batch(
     return torch.stack([f.double().sum() for f in figures])
 
 
-def encoded(model: LatentEBM, data: Dataset, samples: int = 0, batch_size: int = 64) -> DiagonalGaussian:
+def encoded(model: LatentModel, data: Dataset, samples: int = 0, batch_size: int = 64) -> DiagonalGaussian:
     """What the encoder says of held-out samples of x, in float64 on the CPU.
 
     Args:
@@ -357,7 +357,7 @@ def encoded(model: LatentEBM, data: Dataset, samples: int = 0, batch_size: int =
     return DiagonalGaussian(mean, log_variance)
 
 
-def mutual_information(model: LatentEBM, data: Dataset, seed: int, samples: int = 0) -> float:
+def mutual_information(model: LatentModel, data: Dataset, seed: int, samples: int = 0) -> float:
     """Mutual information of x and z under the encoder in nats, over held-out samples of x (see `information`).
 
     Args:
@@ -372,7 +372,7 @@ def mutual_information(model: LatentEBM, data: Dataset, seed: int, samples: int 
 
 
 def active_units(
-    model: LatentEBM, data: Dataset, seed: int, sentences: int = 100, chains: int = 10, batch_size: int = 64
+    model: LatentModel, data: Dataset, seed: int, sentences: int = 100, chains: int = 10, batch_size: int = 64
 ) -> tuple[int, list[float]]:
     """Dimensions of z whose posterior mean varies over sentences, or images, by more than 0.01 (Burda et al., 2016).
 
@@ -400,13 +400,13 @@ def active_units(
     return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
 
 
-def has_density(model: LatentEBM) -> bool:
+def has_density(model: LatentModel) -> bool:
     """Whether z is a sample of a q(z|x) that is known: an encoder's, with no chain after it."""
     return model.encoder is not None and not model.method.has_chain
 
 
 def posterior_chains(
-    model: LatentEBM, data: Dataset, seed: int, samples: int = 100, chains: int = 10, batch_size: int = 64
+    model: LatentModel, data: Dataset, seed: int, samples: int = 100, chains: int = 10, batch_size: int = 64
 ) -> Float[Tensor, "samples chains latent"]:
     """Several posterior samples of z for each of some held-out samples of x, in float64 on the CPU.
 
@@ -466,7 +466,7 @@ class ImageLatentUse(UseOfLatents):
 
 
 def latent_use(
-    model: LatentEBM,
+    model: LatentModel,
     text: EncodedText,
     tokenizer: "Tokenizer",
     seed: int,
@@ -492,7 +492,12 @@ def latent_use(
 
 
 def latent_use_of_images(
-    model: LatentEBM, images: Dataset, seed: int, most: int = 100, chains: int = 10, log_normaliser: float | None = None
+    model: LatentModel,
+    images: Dataset,
+    seed: int,
+    most: int = 100,
+    chains: int = 10,
+    log_normaliser: float | None = None,
 ) -> ImageLatentUse:
     """Measure whether z is used by a model of images.
 
@@ -509,7 +514,7 @@ def latent_use_of_images(
 
 
 def _use_of(
-    samples: Float[Tensor, "samples chains latent"], model: LatentEBM, data: Dataset, log_normaliser: float | None
+    samples: Float[Tensor, "samples chains latent"], model: LatentModel, data: Dataset, log_normaliser: float | None
 ) -> UseOfLatents:
     """The figures that posterior chains tell; `samples` are those of as many samples of x, spread evenly."""
     known = 0.0 if model.config.prior.kind == "gaussian" else log_normaliser
@@ -534,7 +539,7 @@ def _use_of(
 
 
 def _kl(
-    model: LatentEBM,
+    model: LatentModel,
     samples: Float[Tensor, "sentences chains latent"],
     entropies: Float[Tensor, " sentences"],
     log_normaliser: float,
@@ -544,7 +549,7 @@ def _kl(
 
 
 def _reconstruction_bleu(
-    model: LatentEBM,
+    model: LatentModel,
     text: EncodedText,
     tokenizer: "Tokenizer",
     seed: int,

@@ -16,7 +16,7 @@ from textebm.data.vocabulary import load_tokenizer
 from textebm.errors import DataError, UsageError
 from textebm.home import home
 from textebm.model.decoding import Decoding, decode
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 from textebm.model.random import stream
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Sample:
     energy: float
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> tuple[LatentEBM, "Tokenizer"]:
+def load(folder: Path, device: torch.device | str = "cpu") -> tuple[LatentModel, "Tokenizer"]:
     """A saved model and its tokeniser.
 
     Raises:
@@ -44,13 +44,13 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[LatentEBM, "
         UsageError: the model is one of images.
     """
     checkpoint.verify_model(folder)
-    model = LatentEBM.from_pretrained(folder, device).eval()
+    model = LatentModel.from_pretrained(folder, device).eval()
     _ = model.writer
     return model, load_tokenizer(folder)
 
 
 def generate(
-    model: LatentEBM,
+    model: LatentModel,
     tokenizer: "Tokenizer",
     n: int,
     seed: int = 0,
@@ -76,7 +76,7 @@ def generate(
             yield Sample(to_text(tokenizer, ids), energy)
 
 
-def require_latent(model: LatentEBM) -> None:
+def require_latent(model: LatentModel) -> None:
     """Check that a model has z.
 
     Raises:
@@ -104,7 +104,7 @@ def encode_all(tokenizer: "Tokenizer", sentences: Sequence[str]) -> EncodedText:
 
 
 def infer(
-    model: LatentEBM, tokenizer: "Tokenizer", sentences: Sequence[str], seed: int = 0, steps: int | None = None
+    model: LatentModel, tokenizer: "Tokenizer", sentences: Sequence[str], seed: int = 0, steps: int | None = None
 ) -> torch.Tensor:
     """One posterior sample of z for each sentence, (sentences, latent), in the sentences' order.
 
@@ -130,7 +130,7 @@ def infer(
 
 
 def reconstruct(
-    model: LatentEBM,
+    model: LatentModel,
     tokenizer: "Tokenizer",
     sentences: Sequence[str],
     seed: int = 0,
@@ -157,7 +157,7 @@ def reconstruct(
 
 
 def interpolate(
-    model: LatentEBM,
+    model: LatentModel,
     tokenizer: "Tokenizer",
     first: str,
     last: str,
@@ -182,7 +182,9 @@ def interpolate(
     return write(model, tokenizer, ends[:1] * (1 - weights) + ends[1:] * weights, decoding, seed)
 
 
-def write(model: LatentEBM, tokenizer: "Tokenizer", z: torch.Tensor, decoding: Decoding, seed: int = 0) -> list[Sample]:
+def write(
+    model: LatentModel, tokenizer: "Tokenizer", z: torch.Tensor, decoding: Decoding, seed: int = 0
+) -> list[Sample]:
     """The sentences of some latents.
 
     Args:
@@ -227,7 +229,7 @@ def format_sample(sample: Sample, as_json: bool) -> str:
     return json.dumps(dataclasses.asdict(sample), ensure_ascii=False) if as_json else sample.text
 
 
-def other_chain(model: LatentEBM, prior_steps: int | None) -> int | None:
+def other_chain(model: LatentModel, prior_steps: int | None) -> int | None:
     """`prior_steps` where it makes another chain than training's; a Gaussian prior has none."""
     prior = model.config.prior
     return None if prior.kind == "gaussian" or prior_steps == prior.steps else prior_steps
@@ -240,7 +242,7 @@ def cache_folder() -> Path:
 
 def cached_samples(
     folder: Path,
-    model: LatentEBM,
+    model: LatentModel,
     tokenizer: "Tokenizer",
     n: int,
     seed: int,

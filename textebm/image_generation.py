@@ -20,7 +20,7 @@ from textebm.data.images import as_batch, consecutive
 from textebm.errors import DataError, UsageError
 from textebm.model.generators import Batch
 from textebm.model.image_batch import ImageBatch, ImageShape
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 from textebm.model.random import stream
 
 BATCH = 256
@@ -31,7 +31,7 @@ BORDER = 2
 Pixels = Float[Tensor, "images channels height width"]
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> LatentEBM:
+def load(folder: Path, device: torch.device | str = "cpu") -> LatentModel:
     """A saved model of images.
 
     Raises:
@@ -39,7 +39,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> LatentEBM:
         UsageError: the model is one of text.
     """
     checkpoint.verify_model(folder)
-    model = LatentEBM.from_pretrained(folder, device).eval()
+    model = LatentModel.from_pretrained(folder, device).eval()
     _ = model.painter
     return model
 
@@ -119,7 +119,7 @@ class Generated(NamedTuple):
     energies: Float[Tensor, " images"]
 
 
-def generate(model: LatentEBM, n: int, seed: int = 0, prior_steps: int | None = None) -> Iterator[Generated]:
+def generate(model: LatentModel, n: int, seed: int = 0, prior_steps: int | None = None) -> Iterator[Generated]:
     """Images from the prior: z by the short-run chain, then the mean image g(z); a batch at a time, on the CPU.
 
     Args:
@@ -147,7 +147,7 @@ class Reconstructed(NamedTuple):
 
 
 def reconstruct(
-    model: LatentEBM, data: Dataset, rows: NDArray[np.int64], seed: int = 0, steps: int | None = None
+    model: LatentModel, data: Dataset, rows: NDArray[np.int64], seed: int = 0, steps: int | None = None
 ) -> Iterator[Reconstructed]:
     """Images, inferred (one posterior sample by the training chain) and made again, a batch at a time, on the CPU.
 
@@ -166,7 +166,7 @@ def reconstruct(
 
 
 def infer(
-    model: LatentEBM, data: Dataset, rows: NDArray[np.int64], seed: int = 0, steps: int | None = None
+    model: LatentModel, data: Dataset, rows: NDArray[np.int64], seed: int = 0, steps: int | None = None
 ) -> Float[Tensor, "images latent"]:
     """One posterior sample of z for each image: those that `reconstruct` paints.
 
@@ -185,12 +185,12 @@ def infer(
 
 
 def _infer_batch(
-    model: LatentEBM, x: Batch, seed: int, number: int, steps: int | None
+    model: LatentModel, x: Batch, seed: int, number: int, steps: int | None
 ) -> Float[Tensor, "images latent"]:
     return model.infer(x.to(model.device), stream(seed, "posterior", number, device=model.device), steps)
 
 
-def interpolate(model: LatentEBM, ends: ImageBatch, points: int = 9, seed: int = 0) -> Pixels:
+def interpolate(model: LatentModel, ends: ImageBatch, points: int = 9, seed: int = 0) -> Pixels:
     """Images along the straight lines between the latents of pairs of images.
 
     Args:

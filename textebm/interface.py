@@ -26,8 +26,7 @@ from textebm.latent_space import CHAINS, Arithmetic, LatentMap, Method, Neighbou
 from textebm.marginal import Settings
 from textebm.model.decoding import Decoding
 from textebm.model.image_batch import ImageBatch
-from textebm.model.latent_ebm import LatentEBM as LatentModel
-from textebm.model.latent_ebm import read_model_config
+from textebm.model.latent_model import LatentModel, read_model_config
 from textebm.model.random import stream
 from textebm.scoring import ImageScore, SentenceScore
 

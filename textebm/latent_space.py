@@ -38,7 +38,7 @@ from textebm.model.decoding import Decoding
 from textebm.model.generators import Batch
 from textebm.model.image_batch import ImageBatch
 from textebm.model.inference import Request
-from textebm.model.latent_ebm import LatentEBM, load_tensors, save_tensors
+from textebm.model.latent_model import LatentModel, load_tensors, save_tensors
 from textebm.model.random import stream
 from textebm.model.recurrent import UNK, TextBatch
 
@@ -84,7 +84,7 @@ class Posterior:
 
 @torch.no_grad()
 def posterior(
-    model: LatentEBM,
+    model: LatentModel,
     data: Dataset,
     seed: int = 0,
     n: int = 0,
@@ -335,7 +335,7 @@ class Landscape:
         return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in described.items()}
 
 
-def landscape(model: LatentEBM, found: Posterior, seed: int = 0, samples: int = 500, points: int = GRID) -> Landscape:
+def landscape(model: LatentModel, found: Posterior, seed: int = 0, samples: int = 500, points: int = GRID) -> Landscape:
     """The energy along the first two principal directions, with prior and posterior samples.
 
     Args:
@@ -396,7 +396,7 @@ def nearest(
 
 
 def neighbours(
-    model: LatentEBM,
+    model: LatentModel,
     tokenizer: "Tokenizer",
     sentence: str,
     texts: Sequence[str],
@@ -452,7 +452,7 @@ class Arithmetic(NamedTuple):
 
 
 def arithmetic(
-    model: LatentEBM,
+    model: LatentModel,
     tokenizer: "Tokenizer",
     terms: Sequence[tuple[int, str]],
     seed: int = 0,

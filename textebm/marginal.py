@@ -25,7 +25,7 @@ from textebm.lm_eval.signature import Signature
 from textebm.model import ais, likelihood
 from textebm.model.ais import LogNormaliser
 from textebm.model.generators import ConditionedLikelihood
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 from textebm.model.proposals import Fit, FittedToChains, FromEncoder, Proposer
 from textebm.model.random import stream
 from textebm.model.recurrent import TextBatch
@@ -104,7 +104,7 @@ class Marginal:
 
 @torch.no_grad()
 def estimate(
-    model: LatentEBM,
+    model: LatentModel,
     text: EncodedText,
     seed: int,
     settings: Settings | None = None,
@@ -157,7 +157,7 @@ def estimate(
     )
 
 
-def make_proposer(model: LatentEBM, fit: Fit, kind: ProposalKind = "auto") -> Proposer:
+def make_proposer(model: LatentModel, fit: Fit, kind: ProposalKind = "auto") -> Proposer:
     """Where samples of z come from.
 
     Args:
@@ -176,7 +176,7 @@ def make_proposer(model: LatentEBM, fit: Fit, kind: ProposalKind = "auto") -> Pr
 
 
 def _weigh(
-    model: LatentEBM, x: TextBatch, rows: NDArray[np.int64], seed: int, samples: int, proposer: Proposer
+    model: LatentModel, x: TextBatch, rows: NDArray[np.int64], seed: int, samples: int, proposer: Proposer
 ) -> tuple[likelihood.Weights, float | None, torch.Tensor]:
     """The importance weights of a batch, the acceptance of its chains, and a posterior sample of each sentence."""
 

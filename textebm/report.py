@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from textebm.analysis import Transition
     from textebm.data.dataset import Dataset
     from textebm.diagnostics import ChainDiagnostics, Diagnostics, ShortAndLong, Spread
-    from textebm.model.latent_ebm import LatentEBM
+    from textebm.model.latent_model import LatentModel
 
 # ---- what a report is made of
 
@@ -198,7 +198,7 @@ class _Run:
     """A model, what it was trained with, and what can still be found of its run."""
 
     def __init__(
-        self, run_dir: Path | None, folder: Path, model: "LatentEBM", size: Size, seed: int, data_dir: str | None
+        self, run_dir: Path | None, folder: Path, model: "LatentModel", size: Size, seed: int, data_dir: str | None
     ) -> None:
         """Use `open`."""
         self.run_dir, self.folder, self.model, self.size, self.seed = run_dir, folder, model, size, seed
@@ -210,11 +210,11 @@ class _Run:
     @classmethod
     def open(cls, given: Path, size: Size, seed: int, device: str, data_dir: str | None) -> "_Run":
         """The model that a path means, in evaluation mode."""
-        from textebm.model.latent_ebm import LatentEBM
+        from textebm.model.latent_model import LatentModel
 
         folder, _ = checkpoint.find_model(str(given))
         run_dir = folder.parent.parent if folder.parent.name == "checkpoints" else None
-        return cls(run_dir, folder, LatentEBM.from_pretrained(folder, device).eval(), size, seed, data_dir)
+        return cls(run_dir, folder, LatentModel.from_pretrained(folder, device).eval(), size, seed, data_dir)
 
     @property
     def of_images(self) -> bool:

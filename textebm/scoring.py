@@ -22,7 +22,7 @@ from textebm.data.dataset import Dataset
 from textebm.data.text import EncodedText
 from textebm.errors import CheckpointError
 from textebm.latent_space import unwatched
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 from textebm.model.recurrent import UNK
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ OF_IMAGES = "the marginal likelihood is estimated of sentences alone"
 
 
 def score_sentences(
-    model: LatentEBM,
+    model: LatentModel,
     tokenizer: "Tokenizer",
     sentences: Sequence[str],
     seed: int = 0,
@@ -144,7 +144,7 @@ def score_sentences(
 
 
 def score_images(
-    model: LatentEBM,
+    model: LatentModel,
     images: Dataset,
     names: Sequence[str],
     seed: int = 0,
@@ -187,7 +187,7 @@ def _finite(values: torch.Tensor) -> list[float]:
     return numbers
 
 
-def _exact(model: LatentEBM, text: EncodedText, watch: Callable[[int], object]) -> torch.Tensor:
+def _exact(model: LatentModel, text: EncodedText, watch: Callable[[int], object]) -> torch.Tensor:
     """(sentences,) log p(x) under a plain language model."""
     found = torch.empty(len(text), dtype=torch.float64)
     rows = evaluation.spread(len(text), 0)

@@ -23,7 +23,7 @@ from textebm.data.registry import SPLITS
 from textebm.errors import CheckpointError, ConfigError, DivergenceError, UsageError
 from textebm.materials import Corpus, Material, material_of
 from textebm.model.generators import Batch
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 from textebm.model.learner import Learner, StepReport
 from textebm.model.random import stream
 from textebm.phases import Improvement, Phases
@@ -265,11 +265,11 @@ class _Run:
                 return ChainMemory.begin(self.run_dir, samples, self.model.prior, self.config.seed)
             return ChainMemory.restore(last, self.run_dir, samples, self.config.prior.latent_dim)
 
-    def _model(self, last: Path | None) -> LatentEBM:
+    def _model(self, last: Path | None) -> LatentModel:
         """A new model, or that of the checkpoint that the run goes on from."""
         if last is not None:
-            return LatentEBM.from_pretrained(last)
-        return LatentEBM(self.material.model_config(), self.config.seed)
+            return LatentModel.from_pretrained(last)
+        return LatentModel(self.material.model_config(), self.config.seed)
 
     def _last_step(self) -> int:
         epochs = min(self.config.epochs, self.limits.max_epochs or self.config.epochs)

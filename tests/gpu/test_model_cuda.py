@@ -18,7 +18,7 @@ from textebm.data.vocabulary import build_tokenizer
 from textebm.model import graphs, inference, langevin
 from textebm.model.ais import Plan
 from textebm.model.decoding import Decoding
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
 from textebm.model.proposals import Fit
 from textebm.model.random import stream
@@ -46,8 +46,8 @@ def make_config(cell: str = "lstm", kind: str = "ebm", mask: str = "chain") -> M
     )
 
 
-def make_model(*args: str, **options: str) -> LatentEBM:
-    return LatentEBM(make_config(*args, **options), seed=1).to("cuda")
+def make_model(*args: str, **options: str) -> LatentModel:
+    return LatentModel(make_config(*args, **options), seed=1).to("cuda")
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_likelihood_agrees_with_the_cpu(full_precision, batch, cell, precision):
     """In fp32 up to the order of sums; in bf16 up to some roundings to bfloat16 (2⁻⁸) besides."""
-    model = LatentEBM(make_config(cell), seed=1)
+    model = LatentModel(make_config(cell), seed=1)
     z = torch.randn(24, LATENT, generator=torch.Generator().manual_seed(2))
     on_cpu = model.condition(batch, precision=precision).log_prob_and_grad(z)
     model.to("cuda")
@@ -112,7 +112,7 @@ def test_likelihood_agrees_with_the_cpu(full_precision, batch, cell, precision):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prior_potential_agrees_with_the_cpu(full_precision, kind):
-    prior = LatentEBM(make_config(kind=kind), seed=1).prior
+    prior = LatentModel(make_config(kind=kind), seed=1).prior
     z = torch.randn(24, LATENT, generator=torch.Generator().manual_seed(2))
     on_cpu = prior.potential(z)
     for here, there in zip(on_cpu, prior.to("cuda").potential(z.cuda()), strict=True):
@@ -122,7 +122,7 @@ def test_prior_potential_agrees_with_the_cpu(full_precision, kind):
 @pytest.mark.parametrize("cell", CELLS)
 def test_chain_without_noise_agrees_with_the_cpu(full_precision, batch, cell):
     """The two devices draw different noise, so their chains are compared at temperature 0."""
-    model = LatentEBM(make_config(cell), seed=1)
+    model = LatentModel(make_config(cell), seed=1)
     start = torch.randn(24, LATENT, generator=torch.Generator().manual_seed(2))
     plan, ends = langevin.schedule(10, 0.3, 0.0), []
     for device in ("cpu", "cuda"):
@@ -270,7 +270,7 @@ def test_every_way_to_infer_z(batch, method, kind, cell):
     made = make_config(cell, kind)
     chain = dataclasses.replace(made.inference, kind=method, temperature=0.0)
     config = dataclasses.replace(made, inference=chain, encoder=EncoderConfig(cell=cell))
-    model = LatentEBM(config, seed=1).to("cuda")
+    model = LatentModel(config, seed=1).to("cuda")
     run = Config(prior=config.prior, generator=config.generator, inference=chain, encoder=config.encoder)
     learner, x = Learner(model, run, 10), batch.to("cuda")
     for number in range(3):
@@ -279,7 +279,7 @@ def test_every_way_to_infer_z(batch, method, kind, cell):
     z = [model.train(mode).infer(x, stream(0, "posterior", device="cuda")) for mode in (True, False)]
     torch.testing.assert_close(*z, rtol=1e-3, atol=1e-4)
     if model.encoder is not None:
-        on_cpu = LatentEBM(config)
+        on_cpu = LatentModel(config)
         on_cpu.load_state_dict(model.state_dict())
         for one, other in zip(model.encode(x), on_cpu.encode(batch), strict=True):
             torch.testing.assert_close(one.cpu(), other, rtol=1e-2, atol=1e-2)  # TF32 may be on
@@ -314,7 +314,7 @@ def test_generation(cell, method, training):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_greedy_words_agree_with_the_cpu(full_precision, cell):
-    model = LatentEBM(make_config(cell), seed=1)
+    model = LatentModel(make_config(cell), seed=1)
     z = torch.randn(10, LATENT, generator=torch.Generator().manual_seed(2))
     outcomes = []
     for device in ("cpu", "cuda"):
@@ -328,7 +328,7 @@ def test_greedy_words_agree_with_the_cpu(full_precision, cell):
 
 def test_a_new_model_leaves_the_generators_of_cuda_alone():
     before = torch.cuda.get_rng_state()
-    LatentEBM(make_config(), seed=1)
+    LatentModel(make_config(), seed=1)
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
@@ -357,8 +357,8 @@ def test_the_softmax_never_holds_all_logits(cuda_generator):
 
 
 def test_loading_onto_the_device(tmp_path):
-    LatentEBM(make_config(), seed=1).save_pretrained(tmp_path)
-    model = LatentEBM.from_pretrained(tmp_path, "cuda")
+    LatentModel(make_config(), seed=1).save_pretrained(tmp_path)
+    model = LatentModel.from_pretrained(tmp_path, "cuda")
     assert model.device.type == "cuda"
     assert all(p.is_cuda for p in model.parameters())
 
@@ -377,7 +377,7 @@ def test_the_marginal_likelihood_is_that_of_the_cpu(kind: str) -> None:
     )
     settings = marginal.Settings(samples=200, fit=Fit(steps=30), plan=Plan(chains=100, steps=50, settling=50))
     found = [
-        marginal.estimate(LatentEBM(config, seed=1).to(device), encode(sentences, tokenizer), 0, settings)
+        marginal.estimate(LatentModel(config, seed=1).to(device), encode(sentences, tokenizer), 0, settings)
         for device in ("cpu", "cuda")
     ]
     assert found[1].log_means == pytest.approx(found[0].log_means, abs=0.02)
@@ -390,7 +390,7 @@ def test_chains_are_watched_without_waiting(cuda_generator, kind):
     """A transition's chains, and those that diagnostics run, with all that is asked of each step."""
     config = make_config("lstm")
     prior = dataclasses.replace(config.prior, kind=kind)
-    model = LatentEBM(dataclasses.replace(config, prior=prior), seed=1).to("cuda")
+    model = LatentModel(dataclasses.replace(config, prior=prior), seed=1).to("cuda")
     start = model.prior.sample_reference(8, cuda_generator)
     plan = analysis.prior_plan(model, 6)
     with no_waiting():

@@ -11,20 +11,20 @@ from textebm.config import ConvolutionConfig, GeneratorConfig, PriorConfig
 from textebm.image_eval import ArrayImages, FeatureExtractor, Settings, frechet_score
 from textebm.lm_eval.signature import Signature
 from textebm.model.image_batch import ImageShape
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 
 REAL = ArrayImages("squares:train", np.random.RandomState(0).randint(0, 256, (60, 3, 8, 8)).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
-def model() -> LatentEBM:
+def model() -> LatentModel:
     """f(z) = w·z, so that chains go from black to white, by a generator that knows no other difference."""
     config = ModelConfig(
         prior=PriorConfig(latent_dim=2, depth=0, steps=5, step_size=0.5),
         generator=GeneratorConfig(kind="convolutional", convolution=ConvolutionConfig(2, 4, (2,))),
         image=ImageShape(3, 8, 8),
     )
-    model = LatentEBM(config, 1).eval()
+    model = LatentModel(config, 1).eval()
     with torch.no_grad():
         model.prior.mlp[0].weight.fill_(3.0)
     return model

@@ -5,7 +5,7 @@ import torch
 
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
 from textebm.model.averaging import WeightAverage
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
 
 PRIOR = PriorConfig(latent_dim=2, width=4, steps=2)
@@ -13,11 +13,11 @@ SIZES = GeneratorConfig(embedding_dim=2, hidden_dim=3)
 CHAIN = InferenceConfig(steps=2, step_size=0.2)
 
 
-def new_model() -> LatentEBM:
-    return LatentEBM(ModelConfig(6, PRIOR, SIZES, CHAIN), seed=5).double()
+def new_model() -> LatentModel:
+    return LatentModel(ModelConfig(6, PRIOR, SIZES, CHAIN), seed=5).double()
 
 
-def flat(model: LatentEBM) -> torch.Tensor:
+def flat(model: LatentModel) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
 
 

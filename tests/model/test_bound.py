@@ -11,14 +11,14 @@ from textebm.config import BoundConfig, EncoderConfig, GeneratorConfig, Inferenc
 from textebm.model import bound, likelihood
 from textebm.model.encoder import DiagonalGaussian
 from textebm.model.energy import GaussianPrior
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.recurrent import TextBatch
 
 SENTENCES = [[5, 5, 4], [5]]
 KINDS = ["gaussian", "ebm"]
 
 
-def make_model(kind: str, latent_dim: int = 1, cell: str = "lstm") -> LatentEBM:
+def make_model(kind: str, latent_dim: int = 1, cell: str = "lstm") -> LatentModel:
     """A float64 model in which z and the tilt matter."""
     config = ModelConfig(
         6,
@@ -27,14 +27,14 @@ def make_model(kind: str, latent_dim: int = 1, cell: str = "lstm") -> LatentEBM:
         InferenceConfig(kind="amortised"),
         EncoderConfig(cell=cell, init_range=1.0),
     )
-    model = LatentEBM(config, seed=5).double()
+    model = LatentModel(config, seed=5).double()
     with torch.no_grad():
         for parameter in model.prior.parameters():
             parameter.mul_(2.5)
     return model
 
 
-def log_likelihood(model: LatentEBM, x: TextBatch, z: Tensor) -> Tensor:
+def log_likelihood(model: LatentModel, x: TextBatch, z: Tensor) -> Tensor:
     """log p(x|z) of every sentence at every point: (sentences, points)."""
     every = TextBatch(*(part.repeat_interleave(len(z), dim=0) for part in x))
     return model.condition(every).log_prob(z.repeat(len(x.lengths), 1)).view(len(x.lengths), len(z))

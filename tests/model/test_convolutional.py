@@ -17,7 +17,7 @@ from textebm.model.convolutional import ConvolutionalGenerator, layers
 from textebm.model.energy import make_prior
 from textebm.model.image_batch import ImageBatch, ImageShape
 from textebm.model.inference import posterior_chain
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
 
 SHAPE = ImageShape(3, 16, 16)
@@ -224,7 +224,7 @@ class TestLoss:
         generator, inference = GeneratorConfig("convolutional", convolution=convolution), InferenceConfig(kind, steps=2)  # type: ignore[arg-type]
         config = Config(generator=generator, prior=prior, inference=inference)
         config = dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, clip=0.0))
-        model = LatentEBM(ModelConfig(prior=prior, generator=generator, inference=inference, image=SHAPE), seed=4)
+        model = LatentModel(ModelConfig(prior=prior, generator=generator, inference=inference, image=SHAPE), seed=4)
         learner, found = Learner(model, config, 1), {}
         for name, optimiser in learner.optimisers().items():
             part = getattr(model, name)
@@ -281,19 +281,19 @@ class TestModel:
 
     @pytest.mark.parametrize("kind", ["short-run", "amortised"])
     def test_it_is_saved_and_loaded(self, kind: str, tmp_path: Any) -> None:
-        model = LatentEBM(self.config(kind=kind), seed=3)
+        model = LatentModel(self.config(kind=kind), seed=3)
         model.condition(make_batch(), torch.Generator()).log_prob(latents().float())
         model.save_pretrained(tmp_path)
-        loaded = LatentEBM.from_pretrained(tmp_path)
+        loaded = LatentModel.from_pretrained(tmp_path)
         assert loaded.config == model.config
         assert model.state_dict().keys() == loaded.state_dict().keys()
         assert all(map(torch.equal, model.state_dict().values(), loaded.state_dict().values()))
 
     def test_it_is_no_model_of_text(self) -> None:
-        model = LatentEBM(self.config())
+        model = LatentModel(self.config())
         with pytest.raises(UsageError, match="a model of images, and a model of text is wanted"):
             model.generate(1, torch.Generator(), torch.Generator())
-        text = LatentEBM(ModelConfig(vocab_size=9))
+        text = LatentModel(ModelConfig(vocab_size=9))
         with pytest.raises(UsageError, match="a model of text, and a model of images is wanted"):
             text.paint(torch.zeros(1, 32))
 
@@ -312,7 +312,7 @@ class TestEncoder:
     def encoder(self, **config: Any) -> Any:
         model = TestModel().config(kind="amortised")
         model = dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, **config))
-        return LatentEBM(model, seed=3).double().encoder
+        return LatentModel(model, seed=3).double().encoder
 
     def test_it_describes_each_image_by_itself(self) -> None:
         encoder, x = self.encoder(), make_batch()

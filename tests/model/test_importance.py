@@ -12,7 +12,7 @@ from textebm.model import ais, likelihood, proposals
 from textebm.model.encoder import DiagonalGaussian
 from textebm.model.energy import GaussianPrior
 from textebm.model.generators import ConditionedLikelihood
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.proposals import Defensive, Fit, FittedToChains, FromEncoder, Gaussians
 
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -220,7 +220,7 @@ class TestProposals:
             assert found.isfinite().all()
 
 
-def make_text_model(latent_dim: int, kind: str) -> LatentEBM:
+def make_text_model(latent_dim: int, kind: str) -> LatentModel:
     """A small float64 model whose words depend on z, under a prior that is no Gaussian where it is an EBM."""
     config = ModelConfig(
         vocab_size=9,
@@ -228,7 +228,7 @@ def make_text_model(latent_dim: int, kind: str) -> LatentEBM:
         generator=GeneratorConfig(embedding_dim=3, hidden_dim=5, init_range=1.2),
         inference=InferenceConfig(),
     )
-    model = LatentEBM(config, seed=4).double()
+    model = LatentModel(config, seed=4).double()
     with torch.no_grad():
         for name, parameter in model.prior.named_parameters():
             if name.endswith("weight"):

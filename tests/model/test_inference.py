@@ -22,14 +22,14 @@ from textebm.model import bound, inference, likelihood
 from textebm.model.encoder import DiagonalGaussian
 from textebm.model.energy import PRIORS
 from textebm.model.inference import METHODS, Chains, Request
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import EncoderReport, Learner, SamplerReport
 from textebm.model.random import stream
 from textebm.model.recurrent import TextBatch
 
 STILL = 1e-300  # a learning rate that changes no weight: Adam's step is far below the last digit
 SENTENCES = [[5, 5, 4], [5], []]
-KINDS = sorted(set(METHODS) - {"none"})  # a plain language model has no z: tests/model/test_latent_ebm.py
+KINDS = sorted(set(METHODS) - {"none"})  # a plain language model has no z: tests/model/test_latent_model.py
 PRIORS_OF_Z = sorted(set(PRIORS) - {"none"})
 ENCODERS = [kind for kind in KINDS if METHODS[kind].has_encoder]
 
@@ -60,15 +60,15 @@ def make(kind: str, prior: str = "ebm", latent_dim: int = 2, bounded: BoundConfi
         seed=11,
     )
     parts = (config.prior, config.generator, config.inference, config.encoder, config.sampler)
-    return LatentEBM(ModelConfig(6, *parts), seed=5).double(), config
+    return LatentModel(ModelConfig(6, *parts), seed=5).double(), config
 
 
-def chains_for(model: LatentEBM, n: int) -> Remembered | None:
+def chains_for(model: LatentModel, n: int) -> Remembered | None:
     start = model.prior.sample_reference(n, torch.Generator().manual_seed(4))
     return Remembered(start) if model.method.is_persistent else None
 
 
-def log_likelihood(model: LatentEBM, x: TextBatch, z: Tensor) -> Tensor:
+def log_likelihood(model: LatentModel, x: TextBatch, z: Tensor) -> Tensor:
     """log p(x|z) of every sentence at every point: (sentences, points)."""
     every = TextBatch(*(part.repeat_interleave(len(z), dim=0) for part in x))
     with torch.no_grad():
@@ -162,7 +162,7 @@ class TestContract:
         model, _ = make(kind, prior)
         model = model.float()
         model.save_pretrained(tmp_path)
-        loaded = LatentEBM.from_pretrained(tmp_path)
+        loaded = LatentModel.from_pretrained(tmp_path)
         assert loaded.config == model.config
         assert loaded.state_dict().keys() == model.state_dict().keys()
         assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in loaded.state_dict().items())

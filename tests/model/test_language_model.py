@@ -10,7 +10,7 @@ from torch import nn
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
 from textebm.errors import ConfigError
 from textebm.model import langevin
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
 from textebm.model.random import stream
 from textebm.model.recurrent import EOS, FIRST_OUTPUT
@@ -20,13 +20,13 @@ SENTENCES = [[4, 5, 6, 4], [7], [], [5, 5, 9, 8, 10, 3], [6, 4]]
 NO_PRIOR, NO_INFERENCE = PriorConfig(kind="none"), InferenceConfig(kind="none")
 
 
-def make_model(vocab_size: int = 11, seed: int = 0, **generator) -> LatentEBM:
+def make_model(vocab_size: int = 11, seed: int = 0, **generator) -> LatentModel:
     sizes = {"embedding_dim": 4, "hidden_dim": 5, "init_range": 0.7, "z_to_cell": generator.get("cell") != "gru"}
     config = ModelConfig(vocab_size, NO_PRIOR, GeneratorConfig(**{**sizes, **generator}), NO_INFERENCE)
-    return LatentEBM(config, seed)
+    return LatentModel(config, seed)
 
 
-def torchs_log_prob(model: LatentEBM, sentence: list[int], cell: type[nn.Module]) -> torch.Tensor:
+def torchs_log_prob(model: LatentModel, sentence: list[int], cell: type[nn.Module]) -> torch.Tensor:
     """One sentence through torch's own embedding, recurrence, linear layer and cross-entropy, with the same weights."""
     theirs = cell(4, 5, batch_first=True).double()
     theirs.load_state_dict(model.generator.rnn.state_dict())
@@ -96,7 +96,7 @@ def test_none_of_both_or_of_neither(prior, inference):
             make()
 
 
-def learner_of(model: LatentEBM, **optimiser) -> Learner:
+def learner_of(model: LatentModel, **optimiser) -> Learner:
     config = Config(prior=NO_PRIOR, inference=NO_INFERENCE, optimiser=OptimiserConfig(**optimiser))
     return Learner(model, config, steps_per_epoch=10)
 

@@ -18,7 +18,7 @@ from textebm.config import (
 )
 from textebm.errors import UsageError
 from textebm.model import likelihood
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner, learning_rate_factor
 from textebm.model.recurrent import FastText, TextBatch
 
@@ -31,7 +31,7 @@ def model_and_config(latent_dim=1, kind="ebm", dropout=0.0, mask="chain", cell="
     prior = PriorConfig(kind=kind, latent_dim=latent_dim, width=4, steps=steps, step_size=0.2, activation="tanh")
     sizes = GeneratorConfig(cell=cell, embedding_dim=2, hidden_dim=3, dropout=dropout, init_range=1.0)
     chain = InferenceConfig(steps=steps, step_size=0.2, dropout_mask=mask)
-    model = LatentEBM(ModelConfig(6, prior, sizes, chain), seed=5).double()
+    model = LatentModel(ModelConfig(6, prior, sizes, chain), seed=5).double()
     rates = OptimiserConfig(**{"lr": STILL, "energy_lr": STILL, "clip": 0.0, "energy_clip": 0.0, **optimiser})
     return model, Config(prior=prior, generator=sizes, inference=chain, optimiser=rates, seed=11)
 
@@ -40,7 +40,7 @@ def repeat(x: TextBatch, times: int) -> TextBatch:
     return TextBatch(*(part.repeat_interleave(times, dim=0) for part in x))
 
 
-def log_likelihood(model: LatentEBM, x: TextBatch, z: Tensor) -> Tensor:
+def log_likelihood(model: LatentModel, x: TextBatch, z: Tensor) -> Tensor:
     """log p(x|z) of every sentence at every point: (sentences, points)."""
     every = model.condition(repeat(x, len(z))).log_prob(z.repeat(len(x.lengths), 1))
     return every.view(len(x.lengths), len(z))
@@ -65,7 +65,7 @@ def moments(weights: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
 class Exact:
     """Mean over sentences of the exact gradient of log p(x), and its standard error for CHAINS chains a sentence."""
 
-    def __init__(self, model: LatentEBM, x: TextBatch, points: int) -> None:
+    def __init__(self, model: LatentModel, x: TextBatch, points: int) -> None:
         self.alpha = list(model.prior.parameters())
         self.beta = list(model.generator.parameters())
         z, cell = likelihood.grid(model.config.prior.latent_dim, points=points, reach=5.0)
@@ -95,7 +95,7 @@ def row(x: TextBatch, i: int) -> TextBatch:
     return TextBatch(*(part[i : i + 1] for part in x))
 
 
-def steepen(model: LatentEBM) -> None:
+def steepen(model: LatentModel) -> None:
     """Weights large enough for prior, posterior and reference Gaussian all to differ, yet each with one mode."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -155,7 +155,7 @@ class TestMicroBatches:
         """One step along posterior chains without noise, which know nothing of the other sentences of their batch."""
         model, config = model_and_config(lr=0.1, energy_lr=0.1)
         chain = dataclasses.replace(config.inference, kind="persistent", temperature=0.0)
-        model = LatentEBM(dataclasses.replace(model.config, inference=chain), seed=5).double()
+        model = LatentModel(dataclasses.replace(model.config, inference=chain), seed=5).double()
         x = make_batch(self.MANY)
         kept = Kept(torch.linspace(-1, 1, x.batch_size, dtype=torch.float64)[:, None])
         config = dataclasses.replace(config, inference=chain, micro_batch=micro_batch)
@@ -173,9 +173,9 @@ class TestMicroBatches:
 
     def test_no_more_is_worked_on_at_once(self, make_batch, monkeypatch):
         seen = []
-        condition = LatentEBM.condition
+        condition = LatentModel.condition
         monkeypatch.setattr(
-            LatentEBM, "condition", lambda self, x, *more: seen.append(x.batch_size) or condition(self, x, *more)
+            LatentModel, "condition", lambda self, x, *more: seen.append(x.batch_size) or condition(self, x, *more)
         )
         self.learn(make_batch, 2)
         assert seen == [2, 2, 1]
@@ -194,7 +194,7 @@ class TestMicroBatches:
         prior = dataclasses.replace(config.prior, latent_dim=min(2, config.prior.latent_dim), width=4, steps=2)
         chain = dataclasses.replace(config.inference, steps=1, sampled_softmax=0)
         config = dataclasses.replace(config, **sizes, prior=prior, inference=chain, micro_batch=2)
-        model = LatentEBM(ModelConfig(6, prior, base.generator, chain, config.encoder, config.sampler), seed=5)
+        model = LatentModel(ModelConfig(6, prior, base.generator, chain, config.encoder, config.sampler), seed=5)
         before = {name: weight.clone() for name, weight in model.named_parameters()}
         x = make_batch(self.MANY)
         kept = Kept(torch.zeros(x.batch_size, prior.latent_dim))
@@ -210,7 +210,7 @@ class TestMicroBatches:
     def test_extra_updates_of_the_encoder_learn_from_parts(self, make_batch, monkeypatch, micro_batch, sizes):
         model, config = model_and_config()
         chain = dataclasses.replace(config.inference, kind="amortised")
-        model = LatentEBM(dataclasses.replace(model.config, inference=chain), seed=5).double()
+        model = LatentModel(dataclasses.replace(model.config, inference=chain), seed=5).double()
         config = dataclasses.replace(config, inference=chain, micro_batch=micro_batch)
         learner, seen = Learner(model, config, 1), []
         infer = Learner._infer

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
 from textebm.model import likelihood
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
 from textebm.model.random import stream
 from textebm.model.recurrent import TextBatch
@@ -38,10 +38,10 @@ STAGE = 60, OptimiserConfig(lr=0.001, energy_lr=0.005, schedule="cosine")
 BATCH = 128
 
 
-def new_model(kind: str, seed: int, weights: dict[str, Tensor] | None = None) -> LatentEBM:
+def new_model(kind: str, seed: int, weights: dict[str, Tensor] | None = None) -> LatentModel:
     """A model with the generator's weights given, or new ones; its word embeddings are zero and stay so."""
     prior = dataclasses.replace(PRIOR, kind=kind)
-    model = LatentEBM(ModelConfig(VOCABULARY, prior, GENERATOR, CHAIN), seed)
+    model = LatentModel(ModelConfig(VOCABULARY, prior, GENERATOR, CHAIN), seed)
     if weights is not None:
         model.generator.load_state_dict(weights)
     model.generator.embedding.weight.data.zero_()
@@ -49,7 +49,7 @@ def new_model(kind: str, seed: int, weights: dict[str, Tensor] | None = None) ->
     return model
 
 
-def train(model: LatentEBM, corpus: TextBatch, seed: int, steps: int, rates: OptimiserConfig) -> None:
+def train(model: LatentModel, corpus: TextBatch, seed: int, steps: int, rates: OptimiserConfig) -> None:
     config = Config(
         prior=model.config.prior, generator=GENERATOR, inference=CHAIN, optimiser=rates, epochs=1, seed=seed
     )
@@ -59,10 +59,10 @@ def train(model: LatentEBM, corpus: TextBatch, seed: int, steps: int, rates: Opt
         learner.step(TextBatch(*(part[rows] for part in corpus)), number)
 
 
-def exact_nll(model: LatentEBM, corpus: TextBatch) -> float:
+def exact_nll(model: LatentModel, corpus: TextBatch) -> float:
     """Mean of −log p(x) over the corpus, in nats, by integration in float64."""
     z, cell = likelihood.grid(2, points=61, reach=5.0)
-    double = LatentEBM(model.config).double()
+    double = LatentModel(model.config).double()
     double.load_state_dict(model.state_dict())
 
     def log_likelihood(points: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def exact_nll(model: LatentEBM, corpus: TextBatch) -> float:
         return -float(likelihood.log_marginal(double.prior, log_likelihood, z, cell).mean())
 
 
-def shares(model: LatentEBM, seed: int, n: int = 400) -> tuple[float, float]:
+def shares(model: LatentModel, seed: int, n: int = 400) -> tuple[float, float]:
     """Shares of samples that are sentences of either family: prior chain, then decoding."""
     samples = model.generate(n, stream(seed, "prior"), stream(seed, "decoding"))
     return sum(s in FIRST for s in samples) / n, sum(s in SECOND for s in samples) / n

@@ -8,7 +8,7 @@ import torch
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
 from textebm.errors import CheckpointError
 from textebm.model.energy import EBMPrior
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
 from textebm.model.persistent import PersistentChains
 
@@ -74,7 +74,7 @@ def test_a_share_of_1_begins_every_chain_anew():
 def learner(kept: int, kind: str = "ebm") -> Learner:
     prior = PriorConfig(kind=kind, latent_dim=2, width=4, steps=2, persistent=kept)
     sizes, chain = GeneratorConfig(embedding_dim=2, hidden_dim=3), InferenceConfig(steps=2, step_size=0.2)
-    model = LatentEBM(ModelConfig(6, prior, sizes, chain), seed=5)
+    model = LatentModel(ModelConfig(6, prior, sizes, chain), seed=5)
     return Learner(model, Config(prior=prior, generator=sizes, inference=chain, optimiser=OptimiserConfig()), 1)
 
 

@@ -18,7 +18,7 @@ from textebm.config import (
 )
 from textebm.errors import ConfigError
 from textebm.model import inference, likelihood
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
 from textebm.model.random import stream
 from textebm.model.recurrent import TextBatch
@@ -41,7 +41,7 @@ def make(latent_dim: int = 2, prior: str = "ebm", sigma: float = 1.0, optimiser:
         seed=11,
     )
     parts = (config.prior, config.generator, config.inference, config.encoder, config.sampler)
-    return LatentEBM(ModelConfig(6, *parts), seed=5).double(), config
+    return LatentModel(ModelConfig(6, *parts), seed=5).double(), config
 
 
 def flat(module: torch.nn.Module) -> Tensor:
@@ -91,7 +91,7 @@ class TestDraw:
         assert not z.requires_grad
 
 
-def stir(model: LatentEBM) -> None:
+def stir(model: LatentModel) -> None:
     """Weights of the sampler with which x, λ and z all matter."""
     with torch.no_grad():
         for parameter in model.sampler.parameters():
@@ -223,7 +223,7 @@ def apart(draws: Tensor, z: Tensor, cumulative: Tensor) -> float:
     return float(((z >= draws[:, 0]).double().mean(1) - cumulative).abs().max())
 
 
-def learner_request(model: LatentEBM, config: Config, x: TextBatch, number: int) -> inference.Request:
+def learner_request(model: LatentModel, config: Config, x: TextBatch, number: int) -> inference.Request:
     """What the learner asks of inference at a step, for a model without dropout."""
     return inference.Request(x, model.condition(x), config.inference, stream(config.seed, "posterior", number))
 

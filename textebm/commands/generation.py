@@ -51,7 +51,7 @@ def interpolate(arguments: Sequence[str]) -> int:
 def _of_kind(folder: Path) -> "ModuleType":
     """The module that does it with what the model in a folder makes."""
     from textebm.commands import images, sentences
-    from textebm.model.latent_ebm import read_model_config
+    from textebm.model.latent_model import read_model_config
 
     kinds = {"recurrent": sentences, "convolutional": images}
     return kinds[read_model_config(folder).generator.kind]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from textebm.data.dataset import Dataset
     from textebm.data.registry import Split
-    from textebm.model.latent_ebm import LatentEBM
+    from textebm.model.latent_model import LatentModel
 
 IMAGES = 64
 """Generated where no number is given."""
@@ -131,7 +131,7 @@ def _in_pairs(above: "Tensor", below: "Tensor", columns: int = 8) -> tuple["Tens
     return torch.stack(rows, 1).flatten(0, 2), columns
 
 
-def _scored(errors: "NDArray[np.float64]", model: "LatentEBM", facts: dict[str, Any]) -> dict[str, Any]:
+def _scored(errors: "NDArray[np.float64]", model: "LatentModel", facts: dict[str, Any]) -> dict[str, Any]:
     """The mean squared error of images, how sure it is, and how it was computed."""
     from textebm._version import __version__
     from textebm.lm_eval import bootstrap

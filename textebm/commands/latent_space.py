@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from textebm.data.dataset import Dataset
     from textebm.data.text import EncodedText
     from textebm.latent_space import LatentMap, Posterior
-    from textebm.model.latent_ebm import LatentEBM
+    from textebm.model.latent_model import LatentModel
 
 MAP = "map.png"
 """Where a map is drawn when no file is named."""
@@ -143,7 +143,7 @@ class _LookedAt(NamedTuple):
     """
 
     folder: Path
-    model: "LatentEBM"
+    model: "LatentModel"
     tokenizer: "Tokenizer | None"
     data: "Dataset"
     n: int
@@ -154,7 +154,7 @@ class _LookedAt(NamedTuple):
 def _looked_at(chosen: options.LatentOptions, folder: Path) -> _LookedAt:
     """What the options name."""
     from textebm import generation
-    from textebm.model.latent_ebm import read_model_config
+    from textebm.model.latent_model import read_model_config
 
     file = chosen.file if isinstance(chosen, options.Map) else None
     if read_model_config(folder).generator.kind == "convolutional":

@@ -74,7 +74,7 @@ def report(arguments: Sequence[str]) -> int:
 def _measured(chosen: options.Report, folder: Path) -> Iterator[list[Path]]:
     """Files with scores of a model, by the commands that measure them; they go again afterwards."""
     from textebm.commands import fid, measuring
-    from textebm.model.latent_ebm import read_model_config
+    from textebm.model.latent_model import read_model_config
 
     of_images = read_model_config(folder).image is not None
     commands = {"fid": fid.fid} if of_images else {"fppl": measuring.fppl, "rppl": measuring.rppl}

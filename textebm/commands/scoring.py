@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def score(arguments: Sequence[str]) -> int:
     """`textebm score`."""
     chosen = parse(options.Score, "score", arguments)
-    from textebm.model.latent_ebm import read_model_config
+    from textebm.model.latent_model import read_model_config
 
     folder = model_folder(chosen)
     if read_model_config(folder).generator.kind == "convolutional":

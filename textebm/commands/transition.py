@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from textebm.analysis import Judge, QualityCurve, Transition
     from textebm.data.dataset import Dataset
     from textebm.diagnostics import Diagnostics
-    from textebm.model.latent_ebm import LatentEBM
+    from textebm.model.latent_model import LatentModel
 
 METRIC = "prior-energy-change"
 STEPS = 100
@@ -72,10 +72,10 @@ def _length(chosen: options.Transition) -> int:
     return steps
 
 
-def _load(chosen: options.Transition, folder: Path) -> "tuple[LatentEBM, Tokenizer | None]":
+def _load(chosen: options.Transition, folder: Path) -> "tuple[LatentModel, Tokenizer | None]":
     """The model, and of a model of text its tokeniser."""
     from textebm import analysis, generation, image_generation
-    from textebm.model.latent_ebm import read_model_config
+    from textebm.model.latent_model import read_model_config
 
     device, tokenizer = choose_device(chosen.device), None
     if read_model_config(folder).image is None:
@@ -88,7 +88,7 @@ def _load(chosen: options.Transition, folder: Path) -> "tuple[LatentEBM, Tokeniz
     return model, tokenizer
 
 
-def _judge(chosen: options.Transition, folder: Path, model: "LatentEBM") -> "Judge":
+def _judge(chosen: options.Transition, folder: Path, model: "LatentModel") -> "Judge":
     """What measures quality: as `textebm fppl` and `textebm fid` do, against the real training split."""
     from textebm import analysis
 
@@ -127,7 +127,7 @@ def _held_out(chosen: options.Transition, folder: Path, tokenizer: "Tokenizer | 
 def _work(
     chosen: options.Transition,
     steps: int,
-    model: "LatentEBM",
+    model: "LatentModel",
     tokenizer: "Tokenizer | None",
     judge: "Judge | None",
     held_out: "Dataset | None",
@@ -182,7 +182,7 @@ def _work(
 def _result(
     chosen: options.Transition,
     folder: Path,
-    model: "LatentEBM",
+    model: "LatentModel",
     found: "Transition",
     curve: "QualityCurve | None",
     diagnosed: "Diagnostics | None",

@@ -12,7 +12,7 @@ from textebm.config import Config
 from textebm.data.dataset import Dataset
 from textebm.data.registry import Split
 from textebm.evaluation import SelectBy
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 
 Watch = Callable[[str, int], object]
 """Called while data are prepared, with what is being made and how many sentences or images are just done."""
@@ -116,15 +116,15 @@ class Material(ABC):
         """What the log says of it, in JSON types; `name` is the corpus's."""
 
     @abstractmethod
-    def validate(self, model: LatentEBM) -> Measured:
+    def validate(self, model: LatentModel) -> Measured:
         """Score a model on the validation split, as `evaluation` in the configuration says."""
 
     @abstractmethod
-    def latent_use(self, model: LatentEBM) -> dict[str, float | str]:
+    def latent_use(self, model: LatentModel) -> dict[str, float | str]:
         """Whether the model uses z, by name, on the validation split."""
 
     @abstractmethod
-    def draw(self, model: LatentEBM, run_dir: Path, step: int) -> list[str]:
+    def draw(self, model: LatentModel, run_dir: Path, step: int) -> list[str]:
         """Samples of a model for the log: themselves, or the files in the run folder that they were written to."""
 
     def save(self, folder: Path) -> None:  # noqa: B027 (most have nothing to write)

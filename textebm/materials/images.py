@@ -16,7 +16,7 @@ from textebm.data.images import EncodedImages, ImageCorpus, download_notice, ima
 from textebm.data.registry import SPLITS
 from textebm.errors import DataError, UsageError
 from textebm.materials.base import Corpus, Material, Measured, Watch
-from textebm.model.latent_ebm import OF_TEXT, LatentEBM, ModelConfig, read_model_config
+from textebm.model.latent_model import OF_TEXT, LatentModel, ModelConfig, read_model_config
 
 
 class ImageMaterial(Material):
@@ -126,17 +126,17 @@ class ImageMaterial(Material):
         shape = dataclasses.asdict(self.train.shape)
         return {"name": name, "shape": shape, **{split: dataclasses.asdict(r) for split, r in reports.items()}}
 
-    def validate(self, model: LatentEBM) -> Measured:
+    def validate(self, model: LatentModel) -> Measured:
         """Likelihoods, mean squared errors, energies and norms."""
         return evaluation.validate_images(model, self.valid, self.config.seed, self.config.evaluation.sentences)
 
-    def latent_use(self, model: LatentEBM) -> dict[str, float | str]:
+    def latent_use(self, model: LatentModel) -> dict[str, float | str]:
         """Active units, mutual information, KL."""
         settings = self.config.evaluation
         most, chains = settings.active_unit_sentences, settings.active_unit_chains
         return evaluation.latent_use_of_images(model, self.valid, self.config.seed, most, chains).to_dict()
 
-    def draw(self, model: LatentEBM, run_dir: Path, step: int) -> list[str]:
+    def draw(self, model: LatentModel, run_dir: Path, step: int) -> list[str]:
         """A grid of images, `samples/step-N.png`."""
         settings = self.config.evaluation
         if settings.samples == 0:

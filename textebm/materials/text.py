@@ -20,7 +20,7 @@ from textebm.data.text import EncodedText, EncodingOptions
 from textebm.data.vocabulary import load_tokenizer, save_tokenizer
 from textebm.errors import DataError
 from textebm.materials.base import Corpus, Material, Measured, Watch
-from textebm.model.latent_ebm import LatentEBM, ModelConfig
+from textebm.model.latent_model import LatentModel, ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,18 +149,18 @@ class TextMaterial(Material):
         vocabulary = {"vocabulary": self.splits.tokenizer.get_vocab_size(), "tokenizer": self.config.tokenizer}
         return {"name": name, **vocabulary, **described}
 
-    def validate(self, model: LatentEBM) -> Measured:
+    def validate(self, model: LatentModel) -> Measured:
         """Likelihoods, energies and norms."""
         return evaluation.validate(model, self.valid, self.config.seed, self.config.evaluation.sentences)
 
-    def latent_use(self, model: LatentEBM) -> dict[str, float | str]:
+    def latent_use(self, model: LatentModel) -> dict[str, float | str]:
         """Active units, BLEU of reconstructions, mutual information, KL."""
         settings = self.config.evaluation
         sentences, chains = settings.active_unit_sentences, settings.active_unit_chains
         tokenizer, seed = self.splits.tokenizer, self.config.seed
         return evaluation.latent_use(model, self.valid, tokenizer, seed, sentences, chains).to_dict()
 
-    def draw(self, model: LatentEBM, run_dir: Path, step: int) -> list[str]:
+    def draw(self, model: LatentModel, run_dir: Path, step: int) -> list[str]:
         """Sentences."""
         settings = self.config.evaluation
         drawn = generation.generate(model, self.splits.tokenizer, settings.samples, self.config.seed)

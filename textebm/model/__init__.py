@@ -10,6 +10,6 @@ learner      one learning step: both chains, both gradients
 likelihood   log p(x) by importance weighting, and exactly on a grid for z of one or two dimensions
 proposals    where importance weighting looks for z
 ais          the prior's normaliser by annealed importance sampling; metropolis makes its steps
-latent_ebm   the whole model: sample, infer, score, save, load
+latent_model   the whole model: sample, infer, score, save, load
 random       one seed, many independent streams
 """

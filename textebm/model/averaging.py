@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import nn
 
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ class WeightAverage:
     The initial weights have no part in it, and after one step the average is what that step left.
     """
 
-    def __init__(self, model: LatentEBM, decay: float) -> None:
+    def __init__(self, model: LatentModel, decay: float) -> None:
         """An average that begins with the weights of now, until the first update.
 
         Args:
@@ -47,7 +47,7 @@ class WeightAverage:
         self.model = copy.deepcopy(model).requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: LatentEBM, updates: int) -> None:
+    def update(self, model: LatentModel, updates: int) -> None:
         """Let the weights of now take part.
 
         Args:

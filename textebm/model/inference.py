@@ -28,7 +28,7 @@ from textebm.model.random import Noise
 from textebm.model.softmax import Precision
 
 if TYPE_CHECKING:
-    from textebm.model.latent_ebm import LatentEBM
+    from textebm.model.latent_model import LatentModel
 
 Likelihood = ConditionedLikelihood | Callable[[], ConditionedLikelihood]
 """The likelihood that a chain walks on: one for all its steps, or a function that is asked at each step."""
@@ -93,7 +93,7 @@ class InferenceMethod(ABC):
     """Whether training keeps a chain for each sentence."""
 
     @abstractmethod
-    def infer(self, model: "LatentEBM", request: Request) -> Inferred:
+    def infer(self, model: "LatentModel", request: Request) -> Inferred:
         """One posterior sample a sentence."""
 
     def encoder_loss(
@@ -113,7 +113,7 @@ class InferenceMethod(ABC):
 class ShortRun(InferenceMethod):
     """A short chain from the reference Gaussian."""
 
-    def infer(self, model: "LatentEBM", request: Request) -> Inferred:
+    def infer(self, model: "LatentModel", request: Request) -> Inferred:
         """The end of the chain."""
         start = request.start
         if start is None:
@@ -133,7 +133,7 @@ class Amortised(InferenceMethod):
     has_encoder = True
     has_chain = False
 
-    def infer(self, model: "LatentEBM", request: Request) -> Inferred:
+    def infer(self, model: "LatentModel", request: Request) -> Inferred:
         """A sample of q(z|x)."""
         q = model.encode(request.x, request.dropout, request.precision)
         z = q.sample(request.noise)
@@ -152,7 +152,7 @@ class AmortisedLangevin(InferenceMethod):
 
     has_encoder = True
 
-    def infer(self, model: "LatentEBM", request: Request) -> Inferred:
+    def infer(self, model: "LatentModel", request: Request) -> Inferred:
         """The end of a chain from a sample of q(z|x)."""
         q = model.encode(request.x, request.dropout, request.precision)
         start = q.sample(request.noise).detach()
@@ -174,7 +174,7 @@ class DiffusionLangevin(InferenceMethod):
 
     has_sampler = True
 
-    def infer(self, model: "LatentEBM", request: Request) -> Inferred:
+    def infer(self, model: "LatentModel", request: Request) -> Inferred:
         """The end of a chain from a draw for x."""
         assert model.sampler is not None
         with torch.no_grad():
@@ -189,7 +189,7 @@ class NoLatent(InferenceMethod):
 
     has_chain = False
 
-    def infer(self, model: "LatentEBM", request: Request) -> Inferred:
+    def infer(self, model: "LatentModel", request: Request) -> Inferred:
         """Empty vectors."""
         z = model.prior.sample_reference(request.x.batch_size, request.noise)  # (batch, 0)
         return Inferred(z, z)

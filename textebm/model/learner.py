@@ -26,7 +26,7 @@ from textebm.model.bound import kl_divergence, kl_weight
 from textebm.model.candidates import Candidates
 from textebm.model.generators import Batch, ConditionedLikelihood
 from textebm.model.inference import Chains, Inferred, Request
-from textebm.model.latent_ebm import LatentEBM
+from textebm.model.latent_model import LatentModel
 from textebm.model.optimisers import adam, clip
 from textebm.model.persistent import PersistentChains
 from textebm.model.random import stream
@@ -103,7 +103,7 @@ def annealed(config: InferenceConfig, step: int) -> InferenceConfig:
 class Learner:
     """Owns the optimisers of one model and makes learning steps."""
 
-    def __init__(self, model: LatentEBM, config: Config, steps_per_epoch: int) -> None:
+    def __init__(self, model: LatentModel, config: Config, steps_per_epoch: int) -> None:
         """Adam for the generator and, where there are such parts, for the EBM and the encoder.
 
         Args:
@@ -144,7 +144,7 @@ class Learner:
         return adam(settings.kind, part.parameters(), settings.lr, settings.betas)
 
     @property
-    def result(self) -> LatentEBM:
+    def result(self) -> LatentModel:
         """The model that is validated and saved: the one that is trained, or the average of its weights."""
         return self.model if self.average is None else self.average.model
 

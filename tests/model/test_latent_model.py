@@ -10,7 +10,7 @@ from textebm.config import Config, GeneratorConfig, InferenceConfig, PriorConfig
 from textebm.errors import CheckpointError, TextebmError
 from textebm.model.decoding import Decoding
 from textebm.model.energy import PRIORS, EBMPrior, GaussianPrior, RatioPrior
-from textebm.model.latent_ebm import CONFIG, WEIGHTS, LatentEBM, ModelConfig
+from textebm.model.latent_model import CONFIG, WEIGHTS, LatentModel, ModelConfig
 from textebm.model.learner import Learner
 from textebm.model.random import stream
 from textebm.model.recurrent import EOS, FIRST_OUTPUT, UNK
@@ -30,8 +30,8 @@ def model_config(kind="ebm", cell="lstm", **prior):
 
 
 @pytest.fixture
-def model(kind, cell) -> LatentEBM:
-    return LatentEBM(model_config(kind, cell), seed=3)
+def model(kind, cell) -> LatentModel:
+    return LatentModel(model_config(kind, cell), seed=3)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -112,7 +112,7 @@ class TestContract:
 
     def test_saving_and_loading_is_exact(self, model, tmp_path):
         model.save_pretrained(tmp_path / "new" / "folder")
-        loaded = LatentEBM.from_pretrained(tmp_path / "new" / "folder")
+        loaded = LatentModel.from_pretrained(tmp_path / "new" / "folder")
         assert loaded.config == model.config
         assert loaded.state_dict().keys() == model.state_dict().keys()
         assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in loaded.state_dict().items())
@@ -121,7 +121,7 @@ class TestContract:
     def test_saving_in_half_the_space(self, model, tmp_path, dtype):
         model.save_pretrained(tmp_path / "full")
         model.save_pretrained(tmp_path / "half", dtype)
-        loaded = LatentEBM.from_pretrained(tmp_path / "half")
+        loaded = LatentModel.from_pretrained(tmp_path / "half")
         for name, weight in loaded.state_dict().items():
             assert weight.dtype == torch.float32
             assert torch.equal(weight, model.state_dict()[name].to(dtype).float())
@@ -145,7 +145,7 @@ def test_gaussian_prior_is_sampled_exactly(generator):
 
 
 def test_the_seed_decides_the_weights():
-    one, same, other = (LatentEBM(model_config(), seed=seed) for seed in (1, 1, 2))
+    one, same, other = (LatentModel(model_config(), seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
@@ -153,16 +153,16 @@ def test_the_seed_decides_the_weights():
 def test_weights_come_from_a_stream_of_their_own(monkeypatch):
     """The caller's global generators, those of CUDA included, neither decide the weights nor notice."""
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("CUDA's generators were seeded"))
-    one = LatentEBM(model_config(), seed=1)
+    one = LatentModel(model_config(), seed=1)
     torch.default_generator.manual_seed(123)
     before = torch.random.get_rng_state()
-    same = LatentEBM(model_config(), seed=1)
+    same = LatentModel(model_config(), seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
 
 
 def test_samples_do_not_depend_on_the_global_generator(make_batch):
-    model, x, outcomes = LatentEBM(model_config()), make_batch(SENTENCES), []
+    model, x, outcomes = LatentModel(model_config()), make_batch(SENTENCES), []
     for seed in (1, 2):
         torch.default_generator.manual_seed(seed)
         z = model.infer(x, stream(0, "posterior"))
@@ -173,12 +173,12 @@ def test_samples_do_not_depend_on_the_global_generator(make_batch):
 class TestBrokenFolders:
     @pytest.fixture
     def folder(self, tmp_path):
-        LatentEBM(model_config()).save_pretrained(tmp_path)
+        LatentModel(model_config()).save_pretrained(tmp_path)
         return tmp_path
 
     def refused(self, folder, message):
         with pytest.raises(CheckpointError, match=message) as caught:
-            LatentEBM.from_pretrained(folder)
+            LatentModel.from_pretrained(folder)
         assert isinstance(caught.value, TextebmError)
         assert str(folder) in str(caught.value)
 
@@ -200,7 +200,7 @@ class TestBrokenFolders:
         self.refused(folder, "cannot be read as safetensors")
 
     def test_weights_of_another_model(self, folder, tmp_path):
-        LatentEBM(model_config(cell="gru")).save_pretrained(tmp_path / "other")
+        LatentModel(model_config(cell="gru")).save_pretrained(tmp_path / "other")
         (tmp_path / "other" / WEIGHTS).replace(folder / WEIGHTS)
         self.refused(folder, "does not fit")
 
@@ -232,17 +232,17 @@ class TestBrokenFolders:
 
 def test_a_folder_from_before_there_were_other_ways_to_infer_z(tmp_path, make_batch):
     """What it does not name is as it was: a short-run chain, no encoder, no word dropout."""
-    model = LatentEBM(model_config(), seed=2)
+    model = LatentModel(model_config(), seed=2)
     model.save_pretrained(tmp_path)
     described = json.loads((tmp_path / CONFIG).read_text())
     del described["encoder"], described["inference"]["kind"], described["generator"]["word_dropout"]
     (tmp_path / CONFIG).write_text(json.dumps(described))
-    loaded, x = LatentEBM.from_pretrained(tmp_path), make_batch(SENTENCES)
+    loaded, x = LatentModel.from_pretrained(tmp_path), make_batch(SENTENCES)
     assert loaded.config == model.config
     assert torch.equal(*(one.infer(x, torch.Generator().manual_seed(1)) for one in (model, loaded)))
 
 
 def test_classes_of_the_output_leave_out_what_is_never_written():
-    model = LatentEBM(model_config())
+    model = LatentModel(model_config())
     assert model.generator.output.out_features == 9 - FIRST_OUTPUT
     assert FIRST_OUTPUT == EOS

@@ -106,7 +106,7 @@ ENCODERS: dict[str, Callable[[ModelConfig, int], SentenceEncoder | ImageEncoder]
 """Kind of generator -> what makes the encoder of its x, whose mean has so many numbers."""
 
 
-class LatentEBM(nn.Module):
+class LatentModel(nn.Module):
     """Latent space energy-based prior model of text or images (Pang et al., NeurIPS 2020)."""
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
@@ -290,7 +290,7 @@ class LatentEBM(nn.Module):
         (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> "LatentEBM":
+    def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> "LatentModel":
         """Load a model that `save_pretrained` wrote; weights become float32.
 
         Raises:
