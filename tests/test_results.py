@@ -11,12 +11,17 @@ from textebm.config import from_dict, load_config, to_dict
 from textebm.lm_eval import Signature
 
 ROOT = Path(__file__).resolve().parents[1]
+OTHERS = ("bench-", "calibration-", "corpus-", "judges-", "kill-", "tilt-", "transition-")
+"""Beginnings of names of results that are no experiments."""
 RESULTS = [
     path
     for path in sorted([*(ROOT / "results").glob("*.json"), *(ROOT / "results").glob("*/*.json")])
-    if not path.stem.startswith(("bench-", "calibration-", "corpus-", "judges-", "tilt-"))  # which are no experiments
+    if not path.stem.startswith(OTHERS)
 ]
 CELLS = [path for path in RESULTS if path.parent.name != "results"]
+IMAGES = [path for path in CELLS if path.parent.name == "images"]
+TEXTS = [path for path in RESULTS if path not in IMAGES]
+TRANSITIONS = sorted((ROOT / "results").glob("transition-*.json"))
 CALIBRATIONS = sorted((ROOT / "results").glob("calibration-*.json"))
 TILTS = sorted((ROOT / "results").glob("tilt-*.json"))
 JUDGES = sorted((ROOT / "results").glob("judges-*.json"))
@@ -41,7 +46,7 @@ def test_a_result_says_how_it_was_obtained(path: Path) -> None:
     assert re.fullmatch("[0-9a-f]{40}", result["commit"]), "measured on a commit, without changes on top"
     assert re.fullmatch(r"(cpu\d+-|nvidia-)[a-z0-9-]+", result["hardware"])
     assert isinstance(result["seed"], int)
-    assert len(result["samples"]) == 20
+    assert path in IMAGES or len(result["samples"]) == 20
     assert [line["step"] for line in result["learning_curve"]] == sorted(
         {line["step"] for line in result["learning_curve"]}
     )
@@ -71,8 +76,35 @@ def test_the_command_of_a_cell_means_its_settings(path: Path, command) -> None:
     assert words[words.index("--method") + 1] == result["method"]
 
 
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
+def test_a_cell_of_images_has_its_scores(path: Path) -> None:
+    result = read(path)
+    for metric, named in (("mse", "reconstruction-mse"), ("frechet", "frechet-mobilenetv2")):
+        signature = Signature.parse(result[metric]["signature"])
+        assert signature["metric"] == result[metric]["metric"] == named
+        low, high = result[metric]["interval"]
+        assert low < result[metric]["score"] < high
+
+
+@pytest.mark.parametrize("path", TRANSITIONS, ids=lambda path: path.stem)
+def test_quality_over_prior_steps_improves(path: Path) -> None:
+    """As in the paper: from the reference Gaussian toward the prior samples get better, and then stay as good."""
+    result = read(path)
+    assert Signature.parse(result["signature"])["metric"] == "prior-energy-change"
+    details, quality = result["details"], result["details"]["quality"]
+    points = {point["steps"]: point for point in quality["points"]}
+    for steps, point in points.items():
+        signature = Signature.parse(point["signature"])
+        assert signature["metric"] == quality["metric"]
+        low, high = point["interval"]
+        assert low < point["score"] < high, steps
+    trained = points[details["short_run_steps"]]
+    assert trained["interval"][1] < points[0]["interval"][0]
+    assert len(details["energy"]["mean"]) == details["steps"] + 1
+
+
 @pytest.mark.parametrize("metric", ["fppl", "rppl"])
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
 def test_a_score_has_its_signature_its_interval_and_real_text_beside(path: Path, metric: str) -> None:
     score = read(path)[metric]
     signature = Signature.parse(score["signature"])
@@ -152,3 +184,11 @@ def test_the_readme_quotes_the_results() -> None:
     quoted = re.findall(r"\*([^*]+)\*", " ".join(readme.split()).split("of its sentences:")[1].split("The preset")[0])
     assert len(quoted) == 3
     assert set(quoted) <= sentences
+
+
+def test_the_readme_quotes_quality_over_steps() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    points = read(ROOT / "results" / "transition-ptb-small.json")["details"]["quality"]["points"]
+    assert f"| prior steps | {' | '.join(str(point['steps']) for point in points)} |" in readme
+    scores = " | ".join(format(point["score"], ",.0f") for point in points)
+    assert f"| FPPL (`kenlm5`) | {scores} |" in readme
