@@ -631,7 +631,7 @@ def _scores(results: Sequence[dict[str, Any]]) -> Section:
         how = "textebm report --measure measures them, and --results names a file that has them."
         return Section(key, title, remarks=[f"The run has no scores: {how}"])
     rows = [
-        [score["metric"], tables.perplexity(score["score"]), tables.between(score.get("interval")), score["signature"]]
+        [score["metric"], _in_short(score["score"]), _between(score.get("interval")), score["signature"]]
         for score in scores
     ]
     every = Table("Scores and how they were computed", ["metric", "score", "95 % interval", "signature"], rows)
@@ -716,3 +716,13 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return value
+
+
+def _in_short(value: float | None) -> str:
+    """A score of any size: two digits behind the point, and four digits of what is below 1."""
+    return tables.perplexity(value) if value is None or abs(value) >= 1 else f"{value:.4g}"
+
+
+def _between(interval: Sequence[float] | None) -> str:
+    """An interval of such scores; a dash for none."""
+    return "-" if interval is None else " to ".join(map(_in_short, interval))
