@@ -176,7 +176,7 @@ class TestWrongUsage:
         weights.write_bytes(weights.read_bytes()[:1000])
         done = command("generate", "--model", "run")
         assert done.code == 1
-        assert "step-30/model.safetensors cannot be read as safetensors" in done.err
+        assert "step-30/model.safetensors is not as it was written; --model run/checkpoints/step-2" in done.err
 
 
 class TestErrors:
