@@ -192,3 +192,6 @@ def test_the_readme_quotes_quality_over_steps() -> None:
     assert f"| prior steps | {' | '.join(str(point['steps']) for point in points)} |" in readme
     scores = " | ".join(format(point["score"], ",.0f") for point in points)
     assert f"| FPPL (`kenlm5`) | {scores} |" in readme
+    points = read(ROOT / "results" / "transition-mnist-small.json")["details"]["quality"]["points"]
+    scores = " | ".join(format(point["score"], ".1f") for point in points)
+    assert f"| `frechet-mobilenetv2`, which is no FID | {scores} |" in readme
