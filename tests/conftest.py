@@ -282,41 +282,61 @@ def saved_model(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def tiny_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with train, valid and test: pictures of one bright square each on a dark ground, 8 by 8 pixels."""
+def draw_squares() -> Callable[..., None]:
+    """Draws pictures of one bright square each, somewhere on a dark ground, 8 by 8 pixels, into a new folder."""
     import numpy as np
 
     image = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
-    folder = tmp_path_factory.mktemp("pictures") / "squares"
-    source = np.random.default_rng(0)
-    for split, count in {"train": 30, "valid": 10, "test": 10}.items():
-        (folder / split).mkdir(parents=True)
+
+    def draw(folder: Path, count: int, seed: int, channels: int = 3) -> None:
+        folder.mkdir(parents=True)
+        source = np.random.default_rng(seed)
         for number in range(count):
-            pixels = np.full((8, 8, 3), 20, np.uint8)
+            pixels = np.full((8, 8, channels), 20, np.uint8)
             top, left = source.integers(0, 5, 2)
-            pixels[top : top + 4, left : left + 4] = source.integers(150, 256, 3)
-            image.fromarray(pixels).save(folder / split / f"{number:03}.png")
-    return folder
+            pixels[top : top + 4, left : left + 4] = source.integers(150, 256, channels)
+            image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(folder / f"{number:03}.png")
+
+    return draw
 
 
 @pytest.fixture(scope="session")
-def tiny_image_config(tiny_pictures: Path) -> Path:
-    """A configuration file that trains on those pictures in a second: one epoch of 3 steps."""
-    path = tiny_pictures.parent / "tiny.yaml"
-    path.write_text(
-        f"""\
-data: {tiny_pictures}
+def write_image_config() -> Callable[..., Path]:
+    """Writes a configuration file, beside a folder of such pictures, that trains on them in seconds."""
+
+    def write(pictures: Path, epochs: int) -> Path:
+        path = pictures.parent / "tiny.yaml"
+        path.write_text(
+            f"""\
+data: {pictures}
 prior: {{latent_dim: 4, width: 16, steps: 5}}
 generator: {{kind: convolutional, convolution: {{width: 4, start: 4, multiples: [2], sigma: 0.3, loss: squared-error}}}}
 inference: {{steps: 4, step_size: 0.1}}
 optimiser: {{lr: 0.02, betas: [0.5, 0.999]}}
 evaluation: {{sentences: 10, active_unit_sentences: 6, active_unit_chains: 3, samples: 6}}
 batch_size: 10
-epochs: 1
+epochs: {epochs}
 """,
-        encoding="utf-8",
-    )
-    return path
+            encoding="utf-8",
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_pictures(draw_squares: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of such pictures with train, valid and test."""
+    folder = tmp_path_factory.mktemp("pictures") / "squares"
+    for seed, (split, count) in enumerate({"train": 30, "valid": 10, "test": 10}.items()):
+        draw_squares(folder / split, count, seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_image_config(tiny_pictures: Path, write_image_config: Callable[..., Path]) -> Path:
+    """A configuration file that trains on those pictures in a second: one epoch of 3 steps."""
+    return write_image_config(tiny_pictures, epochs=1)
 
 
 @pytest.fixture(scope="session")

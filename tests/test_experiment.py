@@ -3,14 +3,12 @@
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 from filelock import FileLock
-from PIL import Image
 
 from textebm import checkpoint, experiment, measures
 from textebm.config import load_config, method_names, to_dict
@@ -353,17 +351,11 @@ class TestImages:
     """Cells on images: the same program, other measurements."""
 
     @pytest.fixture(scope="class")
-    def squares(self, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    def squares(self, draw_squares: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         """An experiment on pictures of a bright square."""
         folder = tmp_path_factory.mktemp("images")
-        source = np.random.default_rng(0)
-        for split, count in {"train": 60, "valid": 20, "test": 45}.items():
-            (folder / "squares" / split).mkdir(parents=True)
-            for number in range(count):
-                pixels = np.full((8, 8), 20, np.uint8)
-                top, left = source.integers(0, 5, 2)
-                pixels[top : top + 4, left : left + 4] = 200
-                Image.fromarray(pixels).save(folder / "squares" / split / f"{number:03}.png")
+        for seed, (split, count) in enumerate({"train": 60, "valid": 20, "test": 45}.items()):
+            draw_squares(folder / "squares" / split, count, seed)
         preset = folder / "squares.yaml"
         preset.write_text(
             f"data: {folder / 'squares'}\nprior: {{latent_dim: 4, width: 8, steps: 3}}\n"

@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,44 +33,19 @@ KINDS: dict[str, tuple[object, ...]] = {
 """Every way to infer z, and whatever else is kept from step to step."""
 
 
-def draw(folder: Path, count: int, seed: int, channels: int = 3) -> None:
-    """Pictures of one bright square each, somewhere on a dark ground, 8 by 8 pixels."""
-    folder.mkdir(parents=True)
-    source = np.random.default_rng(seed)
-    for number in range(count):
-        pixels = np.full((8, 8, channels), 20, np.uint8)
-        top, left = source.integers(0, 5, 2)
-        pixels[top : top + 4, left : left + 4] = source.integers(150, 256, channels)
-        Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(folder / f"{number:03}.png")
-
-
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(draw_squares: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train, valid and test."""
     folder = tmp_path_factory.mktemp("images") / "squares"
     for seed, (split, count) in enumerate({"train": 60, "valid": 20, "test": 20}.items()):
-        draw(folder / split, count, seed)
+        draw_squares(folder / split, count, seed)
     return folder
 
 
 @pytest.fixture(scope="module")
-def tiny(pictures: Path) -> Path:
+def tiny(pictures: Path, write_image_config: Callable[..., Path]) -> Path:
     """A configuration file that trains on them in seconds: 3 epochs of 6 steps."""
-    path = pictures.parent / "tiny.yaml"
-    path.write_text(
-        f"""\
-data: {pictures}
-prior: {{latent_dim: 4, width: 16, steps: 5}}
-generator: {{kind: convolutional, convolution: {{width: 4, start: 4, multiples: [2], sigma: 0.3, loss: squared-error}}}}
-inference: {{steps: 4, step_size: 0.1}}
-optimiser: {{lr: 0.02, betas: [0.5, 0.999]}}
-evaluation: {{sentences: 10, active_unit_sentences: 6, active_unit_chains: 3, samples: 6}}
-batch_size: 10
-epochs: 3
-""",
-        encoding="utf-8",
-    )
-    return path
+    return write_image_config(pictures, epochs=3)
 
 
 @pytest.fixture(scope="module")
@@ -275,8 +251,10 @@ class TestCommands:
         assert "mean squared error" in done.out
         assert "5 images" in done.out
 
-    def test_reconstruct_takes_pictures(self, run: Path, pictures: Path, command, tmp_path: Path) -> None:
-        draw(tmp_path / "others", 3, seed=9)
+    def test_reconstruct_takes_pictures(
+        self, run: Path, pictures: Path, draw_squares: Callable[..., None], command, tmp_path: Path
+    ) -> None:
+        draw_squares(tmp_path / "others", 3, seed=9)
         whole, one = (
             command("reconstruct", path, "--model", run, "--format", "json") for path in ("others", "others/000.png")
         )

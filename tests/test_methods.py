@@ -215,7 +215,7 @@ class TestRefused:
         (tmp_path / "run" / "checkpoints" / "step-3" / "chains.npy").unlink()
         done = command("train", "--run-dir", "run", "--resume", "auto")
         assert done.code == 1
-        assert "chains.npy cannot be read" in done.err
+        assert "chains.npy is missing" in done.err
 
 
 def test_the_rows_of_the_comparison() -> None:

@@ -31,6 +31,7 @@ TRAIN_FIGURES = {
     "posterior_displacement",
     "gradient_norm",
     "energy_gradient_norm",
+    "exploded_chains",
     "tokens",
 }
 VALID_FIGURES = {
@@ -466,6 +467,25 @@ class TestDivergence:
         assert "smaller --inference.step-size" in done.err
         assert "Traceback" not in done.err
         assert not (tmp_path / "run" / "checkpoints").exists()
+
+    @pytest.mark.parametrize("option", ["--inference.step-size", "--prior.step-size"])
+    def test_chains_that_explode_are_put_back_and_counted_where_that_is_asked_for(
+        self, option: str, tiny_config: Path, command, tmp_path: Path
+    ) -> None:
+        given = ("--config", tiny_config, "--run-dir", "run", option, 1e6, "--max-steps", 4)
+        done = command("train", *given)
+        assert done.code == 3
+        assert "chains a step exploded (a norm above 1000" in done.err
+        assert "--on-divergence reject puts such chains back" in done.err
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        done = command("train", *given, "--on-divergence", "reject", "--evaluation.sentences", 5)
+        assert done.code in (0, 3)  # the validation's chains are not contained
+        assert "warning: chains explode" in done.err
+        (line,) = log_of(tmp_path / "run", "train")
+        size = load_config(str(tiny_config)).batch_size
+        assert 0 < line["exploded_chains"] <= size
+        assert all(math.isfinite(value) for value in line.values() if isinstance(value, float))
+        assert line["posterior_norm"] < 10 and line["prior_norm"] < 10
 
     def test_keeps_the_last_good_checkpoint(self, tiny_config: Path, command, tmp_path: Path) -> None:
         """The EBM's rate rises by 0.2 a step: energies run away after the first epoch."""

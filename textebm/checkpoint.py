@@ -189,11 +189,13 @@ def verify(folder: Path, only: tuple[str, ...] = ()) -> None:
 
     Raises:
         DamagedError: a file is missing, cut short or changed; the message names it.
+        CheckpointError: it is of a later version.
     """
     try:
         described = read_json(folder / RUN)
     except CheckpointError as error:
         raise DamagedError(str(error)) from None
+    _check_format(folder, described)  # how a later version seals its checkpoints is not for us to say
     if "files" not in described and "sha256" not in described:
         return
     seal = described.pop("sha256", None)
@@ -220,6 +222,7 @@ def newest_whole(run_dir: Path) -> tuple[Path | None, list[str]]:
 
     Raises:
         DamagedError: there are checkpoints, and every one is damaged.
+        CheckpointError: one is of a later version.
     """
     damage = []
     try:

@@ -524,6 +524,10 @@ class Config:
     computation: Literal["fast", "plain"] = "fast"
     """How p(x|z) and its gradients are computed; plain: straightforward autograd, to check the fast way by."""
 
+    on_divergence: Literal["stop", "reject"] = "stop"
+    """What becomes of a run whose chains explode (a norm above 1000, or not a number): stop it; or put those chains
+    back to where they started, count them, and go on. Losses and energies that run away stop it either way."""
+
     def __post_init__(self) -> None:
         _require(self.vocab_size >= 5, "vocab_size", self.vocab_size, "at least 5: four special tokens and one word")
         _require(self.min_count >= 1, "min_count", self.min_count, "at least 1")

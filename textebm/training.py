@@ -23,6 +23,7 @@ from textebm.data.registry import SPLITS
 from textebm.errors import CheckpointError, ConfigError, DivergenceError, UsageError
 from textebm.materials import Corpus, Material, material_of
 from textebm.model.generators import Batch
+from textebm.model.langevin import LARGEST_NORM
 from textebm.model.latent_model import LatentModel
 from textebm.model.learner import Learner, StepReport
 from textebm.model.random import stream
@@ -32,8 +33,6 @@ READ_EVERY = 20
 """Steps between two readings of the losses: reading one waits for the device."""
 LARGEST_ENERGY = 1e4
 """Mean |f(z)| in nats beyond which training has run away (published text energies reach about −190)."""
-LARGEST_NORM = 1e3
-"""Mean ‖z‖ beyond which a chain has run away."""
 LOCK = ".lock"
 """In a run folder: held by the process that trains in it."""
 
@@ -360,6 +359,8 @@ class _Run:
         means = dict(zip(names, rows.mean(0).tolist(), strict=True))
         self.unread, units, self.unread_units = [], self.unread_units, 0
         self._log("train", **means, **{self.kind.unit: units})
+        if self.config.on_divergence == "stop":
+            _check_chains(means["exploded_chains"], self.progress.step, self.run_dir)
         _check(means, self.progress.step, self.run_dir)
 
     def _validate_and_save(self) -> None:
@@ -442,20 +443,36 @@ def differences(before: dict[str, Any], now: dict[str, Any], where: str = "") ->
     return found
 
 
-def _check(means: dict[str, float], step: int, run_dir: Path) -> None:
-    """Raise a DivergenceError if what the last steps, or a validation, saw is not finite or has run away."""
+def _advice(run_dir: Path) -> str:
+    """What is left, and what to try, where a run has diverged."""
     saved = checkpoint.pointed_at(run_dir, "last")
     kept = f"the last good checkpoint is {saved}" if saved is not None else "no checkpoint had been saved yet"
-    advice = (
+    return (
         f"{kept}. Try a smaller --inference.step-size or --prior.step-size, a smaller --optimiser.lr or "
         "--optimiser.energy-lr, or some --optimiser.energy-weight-decay"
     )
+
+
+def _check_chains(exploded: float, step: int, run_dir: Path) -> None:
+    """Raise a DivergenceError if chains of the last steps have exploded; so many a step."""
+    if exploded > 0:
+        raise DivergenceError(
+            f"training diverged before step {step}: {exploded:.3g} chains a step exploded (a norm above "
+            f"{LARGEST_NORM:g}, or not a number); {_advice(run_dir)}; --on-divergence reject puts such chains back to "
+            "their starts and goes on"
+        )
+
+
+def _check(means: dict[str, float], step: int, run_dir: Path) -> None:
+    """Raise a DivergenceError if what the last steps, or a validation, saw is not finite or has run away."""
     for name, value in means.items():
         if not math.isfinite(value):
-            raise DivergenceError(f"training diverged before step {step}: {name} is {value}; {advice}")
+            raise DivergenceError(f"training diverged before step {step}: {name} is {value}; {_advice(run_dir)}")
     for name in ("posterior_energy", "prior_energy"):
         if abs(means.get(name, 0.0)) > LARGEST_ENERGY:
-            raise DivergenceError(f"training diverged before step {step}: {name} is {means[name]:.3g}; {advice}")
+            found = f"{name} is {means[name]:.3g}"
+            raise DivergenceError(f"training diverged before step {step}: {found}; {_advice(run_dir)}")
     for name in ("posterior_norm", "prior_norm"):
         if means.get(name, 0.0) > LARGEST_NORM:
-            raise DivergenceError(f"training diverged before step {step}: {name} is {means[name]:.3g}; {advice}")
+            found = f"{name} is {means[name]:.3g}"
+            raise DivergenceError(f"training diverged before step {step}: {found}; {_advice(run_dir)}")

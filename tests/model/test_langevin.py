@@ -246,3 +246,20 @@ def test_with_a_source_a_row_a_chain_depends_on_no_other():
     alone = langevin.run(start[[2]], potential, plan, sources(3))
     assert torch.equal(together[[2]], alone)
     assert not torch.equal(together[0] - 0.92**5 * start[0], together[1] - 0.92**5 * start[1])
+
+
+def test_chains_that_run_away_are_known_one_by_one_and_put_back():
+    """λs² = 100 in the first dimension alone: a chain explodes where it does not start at its fixed point, 0."""
+    start = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, math.nan], [0.0, 0.0]], dtype=torch.float64)
+
+    def steep(z: Tensor) -> tuple[Tensor, Tensor]:
+        curvature = torch.tensor([100.0, 0.1], dtype=torch.float64)
+        return 0.5 * (z.square() * curvature).sum(1), z * curvature
+
+    end = langevin.run(start, steep, langevin.schedule(10, 1.0, 0.0), torch.Generator())
+    assert langevin.exploded(end).tolist() == [False, True, True, False]
+    contained = langevin.put_back(end, start)
+    assert torch.equal(contained[[0, 3]], end[[0, 3]])
+    assert torch.equal(contained[1], start[1])
+    assert langevin.exploded(torch.full((1, 4), langevin.LARGEST_NORM)).all()  # of the norm, not of the coordinates
+    assert not langevin.exploded(torch.zeros(2, 0)).any()  # a plain language model has no z to run away

@@ -32,7 +32,7 @@ def test_kept_chains_reach_the_law_that_chains_begun_anew_do_not():
     count = 8000
     chains = PersistentChains(linear_prior(), count, 0.0, source(1))
     for number in range(60):  # each moves half of the chains by 2 steps: 60 steps a chain, of which (7/8)^60 is left
-        moved = chains.advance(count // 2, source(100 + number), source(200 + number))
+        moved, _ = chains.advance(count // 2, source(100 + number), source(200 + number))
         assert moved.shape == (count // 2, 2)
     variance = 1 / (1 - SIZE**2 / 4)
     assert ((chains.z.mean(0) - SLOPE).abs() < 5 * math.sqrt(variance / count) + 1e-3).all()
@@ -54,7 +54,7 @@ def test_restarted_chains_have_the_law_of_a_mixture_of_ages():
 def test_only_the_chosen_chains_move_each_once():
     chains = PersistentChains(linear_prior(), 50, 0.0, source(1))
     before = chains.z.clone()
-    moved = chains.advance(12, source(2), source(3))
+    moved, _ = chains.advance(12, source(2), source(3))
     changed = (chains.z != before).any(1)
     assert int(changed.sum()) == 12
     ours, theirs = chains.z[changed], moved
@@ -62,13 +62,13 @@ def test_only_the_chosen_chains_move_each_once():
 
 
 def test_fewer_chains_than_asked_for_all_move():
-    assert PersistentChains(linear_prior(), 5, 0.0, source(1)).advance(12, source(2), source(3)).shape == (5, 2)
+    assert PersistentChains(linear_prior(), 5, 0.0, source(1)).advance(12, source(2), source(3))[0].shape == (5, 2)
 
 
 def test_a_share_of_1_begins_every_chain_anew():
     chains = PersistentChains(linear_prior(steps=0), 6, 1.0, source(1))
     chains.z.fill_(100.0)
-    assert chains.advance(6, source(2), source(3)).abs().max() < 10
+    assert chains.advance(6, source(2), source(3))[0].abs().max() < 10
 
 
 def learner(kept: int, kind: str = "ebm") -> Learner:
@@ -96,3 +96,14 @@ def test_a_gaussian_prior_keeps_none():
 def test_another_state_is_refused(state):
     with pytest.raises(CheckpointError, match="not those of this model"):
         learner(7).restore(state)
+
+
+@pytest.mark.parametrize("reject", [False, True])
+def test_kept_chains_that_explode_are_counted_and_put_back_where_that_is_asked_for(reject):
+    prior = EBMPrior(PriorConfig(latent_dim=2, depth=0, steps=20, step_size=40.0)).double()
+    chains = PersistentChains(prior, 6, 0.0, source(1), reject)
+    before = chains.z.clone()
+    end, exploded = chains.advance(6, source(2), source(3))
+    assert exploded == 6
+    assert torch.equal(end.sort(0).values, before.sort(0).values) == reject
+    assert torch.equal(chains.z, before) == reject

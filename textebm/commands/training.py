@@ -180,6 +180,7 @@ class _TrainingView(ABC):
         self.bar: tqdm[Any] | None = None
         self.prepared: tqdm[Any] | None = None
         self.preparing = ""
+        self.told = False  # that chains explode
         self.units, self.since = 0, time.monotonic()
 
     def __enter__(self) -> "_TrainingView":
@@ -211,6 +212,12 @@ class _TrainingView(ABC):
         self.bar.update()
 
     def record(self, line: dict[str, Any]) -> None:
+        if line["kind"] == "train" and line["exploded_chains"] and not self.told:
+            self.told = True
+            self.write(
+                f"warning: chains explode, {line['exploded_chains']:.3g} a step before step {line['step']}; the log "
+                "counts them (exploded_chains)"
+            )
         if line["kind"] == "train" and self.bar is not None:
             now = time.monotonic()
             speed, self.units, self.since = self.units / (now - self.since), 0, now

@@ -21,10 +21,23 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from textebm.model.random import Noise, normal
+
+LARGEST_NORM = 1e3
+"""‖z‖ beyond which a chain has exploded: no prior of any use has samples there."""
+
+
+def exploded(z: Float[Tensor, "batch latent"]) -> Bool[Tensor, " batch"]:
+    """Which chains have run away: ‖z‖ is above `LARGEST_NORM`, or not a number."""
+    return ~(z.norm(dim=1) <= LARGEST_NORM)
+
+
+def put_back(end: Float[Tensor, "batch latent"], start: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+    """Where chains ended; those that exploded stand at their starts again."""
+    return torch.where(exploded(end)[:, None], start, end)
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from textebm.config import Config, InferenceConfig, OptimiserConfig
 from textebm.errors import CheckpointError, UsageError
 from textebm.hardware import native_precision, precision_on
+from textebm.model import langevin
 from textebm.model.averaging import WeightAverage, follow
 from textebm.model.bound import kl_divergence, kl_weight
 from textebm.model.candidates import Candidates
@@ -52,6 +53,8 @@ class StepReport:
     """Norm of the generator's gradient before clipping."""
     energy_gradient_norm: Tensor
     """Norm of the EBM's gradient before clipping."""
+    exploded_chains: Tensor
+    """Posterior and prior chains that ran away (`langevin.exploded`); put back, where on_divergence is reject."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,17 @@ class Learner:
         self.average = WeightAverage(model, settings.ema) if settings.ema else None
         kept = config.prior.persistent if self.energy_optimisers else 0
         begin = stream(config.seed, "persistent", device=model.device)
-        self.chains = PersistentChains(model.prior, kept, config.prior.restart, begin) if kept else None
+        restart = config.prior.restart
+        self.chains = PersistentChains(model.prior, kept, restart, begin, self.rejects) if kept else None
 
     def _adam(self, part: nn.Module) -> torch.optim.Optimizer:
         settings = self.config.optimiser
         return adam(settings.kind, part.parameters(), settings.lr, settings.betas)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether chains that explode are put back to where they started."""
+        return self.config.on_divergence == "reject"
 
     @property
     def result(self) -> LatentModel:
@@ -192,7 +201,7 @@ class Learner:
         stage = self.model.prior.stage(number)
         with self.model.prior.before(stage):
             starts, positive, of_parts = self._learn_from_parts(x, number, chains)
-            negative = self._negatives(starts, number)
+            negative, exploded = self._negatives(starts, number)
         log_prob, gradient_norm, of_encoder = self._update_generator(of_parts, number, update_encoder)
         energies = self._update_energy(positive, negative, stage)
         of_sampler = self._update_sampler(x, positive, number)
@@ -207,6 +216,7 @@ class Learner:
             "posterior_displacement": (positive - starts).norm(dim=1).mean(),
             "gradient_norm": gradient_norm,
             "energy_gradient_norm": energies[2],
+            "exploded_chains": exploded + torch.stack([part["exploded"] for part in of_parts]).sum(),
         }
         if of_sampler:
             return SamplerReport(**seen, **of_sampler)
@@ -298,7 +308,11 @@ class Learner:
         starts, ends, told = [], [], []
         for (key, part), start in zip(parts, begun, strict=True):
             likelihood, inferred = self._infer(part, *key, start=start)
-            told.append(self._gather(likelihood, inferred, number, part.batch_size / x.batch_size))
+            exploded = langevin.exploded(inferred.z.detach()).sum()
+            if self.rejects and self.model.method.has_chain:
+                inferred = inferred._replace(z=langevin.put_back(inferred.z, inferred.start))
+            share = part.batch_size / x.batch_size
+            told.append({**self._gather(likelihood, inferred, number, share), "exploded": exploded})
             starts.append(inferred.start.detach())
             ends.append(inferred.z.detach())
         if kept is not None:
@@ -351,18 +365,22 @@ class Learner:
         )
         return of_step() if fresh else conditioned, inferred
 
-    def _negatives(self, starts: Tensor, number: int) -> Tensor:
+    def _negatives(self, starts: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Prior samples: one for each posterior sample, unless fewer chains are kept, or prior chains start at both
-        the posterior chains' starts and the reference Gaussian.
+        the posterior chains' starts and the reference Gaussian; and how many chains exploded.
         """
         seed, device, n = self.config.seed, self.model.device, len(starts)
         noise = stream(seed, "prior", number, device=device)
         if self.model.draws_prior_starts and self.config.sampler.prior_start == "posterior":
             start = torch.cat([starts, self.model.prior.sample_reference(n, noise)])
-            return self.model.prior.move(start, noise)
-        if self.chains is None:
-            return self.model.sample_prior(n, noise)
-        return self.chains.advance(n, stream(seed, "persistent", number, device=device), noise)
+        elif self.chains is None:
+            start = self.model.prior_start(self.model.prior.sample_reference(n, noise), noise)
+        else:
+            choice = stream(seed, "persistent", number, device=device)
+            return self.chains.advance(n, choice, noise)
+        end = self.model.prior.move(start, noise)
+        exploded = langevin.exploded(end).sum()
+        return langevin.put_back(end, start) if self.rejects else end, exploded
 
     def _candidates(self, *key: int) -> Candidates | None:
         """What draws the words of the chain's sampled softmax, where it is sampled."""
@@ -376,7 +394,8 @@ class Learner:
         self._scale_generator_gradient()
         norm = clip(list(self.model.generator.parameters()), self.config.optimiser.clip)
         self.generator_optimiser.step()
-        seen = {name: torch.stack([part[name] for part in of_parts]).sum() for name in of_parts[0]}
+        names = [name for name in of_parts[0] if name != "exploded"]
+        seen = {name: torch.stack([part[name] for part in of_parts]).sum() for name in names}
         log_prob = seen.pop("log_prob")
         if seen:
             weight = 0.0 if self.model.method.has_chain else self._kl_weight(number)

@@ -6,16 +6,19 @@ Generation and Modeling with Energy-Based Models", NeurIPS 2019.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from textebm.model.energy import GaussianPrior
+from textebm.model.langevin import exploded, put_back
 
 
 class PersistentChains:
     """Many chains of which each learning step moves as many as it needs, so that they follow the prior as it learns."""
 
-    def __init__(self, prior: GaussianPrior, count: int, restart: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, prior: GaussianPrior, count: int, restart: float, generator: torch.Generator, reject: bool = False
+    ) -> None:
         """Chains that stand at samples of the reference Gaussian.
 
         Args:
@@ -23,12 +26,16 @@ class PersistentChains:
             count: how many are kept.
             restart: share of the moved chains that begin anew at the reference Gaussian.
             generator: source of the starting points, on the prior's device.
+            reject: whether chains that explode are put back to where they stood.
         """
         self.prior = prior
         self.restart = restart
+        self.reject = reject
         self.z = prior.sample_reference(count, generator)
 
-    def advance(self, n: int, choice: torch.Generator, noise: torch.Generator) -> Float[Tensor, "moved latent"]:
+    def advance(
+        self, n: int, choice: torch.Generator, noise: torch.Generator
+    ) -> tuple[Float[Tensor, "moved latent"], Int[Tensor, ""]]:
         """Move n chains, drawn at random, by the K0 steps of the prior chain, and keep where they end.
 
         Args:
@@ -37,12 +44,14 @@ class PersistentChains:
             noise: source of the chains' noise.
 
         Returns:
-            Their end points, min(n, kept) of them.
+            Their end points, min(n, kept) of them; and how many of them had exploded.
         """
         device = self.z.device
         rows = torch.randperm(len(self.z), generator=choice, device=device)[:n]
         anew = torch.rand(len(rows), 1, generator=choice, device=device) < self.restart
         start = torch.where(anew, self.prior.sample_reference(len(rows), choice), self.z[rows])
         end = self.prior.move(start, noise)
+        number = exploded(end).sum()
+        end = put_back(end, start) if self.reject else end
         self.z[rows] = end
-        return end
+        return end, number
