@@ -32,7 +32,7 @@ LARGEST_NORM = 1e3
 
 def exploded(z: Float[Tensor, "batch latent"]) -> Bool[Tensor, " batch"]:
     """Which chains have run away: ‖z‖ is above `LARGEST_NORM`, or not a number."""
-    return ~(z.norm(dim=1) <= LARGEST_NORM)
+    return torch.logical_not(z.norm(dim=1) <= LARGEST_NORM)
 
 
 def put_back(end: Float[Tensor, "batch latent"], start: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
