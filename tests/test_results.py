@@ -195,3 +195,23 @@ def test_the_readme_quotes_quality_over_steps() -> None:
     points = read(ROOT / "results" / "transition-mnist-small.json")["details"]["quality"]["points"]
     scores = " | ".join(format(point["score"], ".1f") for point in points)
     assert f"| `frechet-mobilenetv2`, which is no FID | {scores} |" in readme
+
+
+def test_the_readme_quotes_what_the_tilt_is_worth() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, text, images in (
+        ("EBM prior", "lebm-tempered-t05", "lebm"),
+        ("Gaussian prior", "sri-tempered-t05", "sri"),
+    ):
+        cells = [read(ROOT / "results" / "table2" / f"{data}-small-{text}-seed0.json") for data in ("ptb", "snli")]
+        figures = [format(cell[metric]["score"], ".1f") for cell in cells for metric in ("fppl", "rppl")]
+        drawn = read(ROOT / "results" / "images" / f"mnist-small-{images}-seed0.json")
+        figures += [format(drawn["frechet"]["score"], ".1f"), format(drawn["mse"]["score"], ".4f").lstrip("0")]
+        assert f"| {name} | {' | '.join(figures)} |" in readme
+
+
+def test_no_killed_run_was_lost() -> None:
+    found = read(ROOT / "results" / "kill-and-resume.json")
+    assert found["kills"] >= 50 and found["kills_in_a_save"] > 0
+    assert found["lost_runs"] == found["differing"] == []
+    assert re.fullmatch("[0-9a-f]{40}", found["commit"])
