@@ -152,9 +152,9 @@ def save(
         shutil.rmtree(final, ignore_errors=True)  # left by a crash: nothing points at it
         temporary.rename(final)
         if last is not None:
-            write_text(folder / "previous.json", json.dumps({"folder": last.name}) + "\n")
+            _point(folder, "previous", last)
     for name in ("last", "best") if best else ("last",):
-        write_text(folder / f"{name}.json", json.dumps({"folder": final.name}) + "\n")
+        _point(folder, name, final)
     _prune(folder)
     return final
 
@@ -282,7 +282,7 @@ def go_back_to(folder: Path) -> None:
             verify(path)
         except DamagedError:
             shutil.rmtree(path)
-    write_text(checkpoints / "last.json", json.dumps({"folder": folder.name}) + "\n")
+    _point(checkpoints, "last", folder)
     best = checkpoints / f"step-{read_run(folder)[1].best_step}"
     for name, target in (("best", best if best.is_dir() else None), ("previous", None)):
         try:
@@ -292,7 +292,7 @@ def go_back_to(folder: Path) -> None:
         if found is None:
             (checkpoints / f"{name}.json").unlink(missing_ok=True)
             if target is not None:
-                write_text(checkpoints / f"{name}.json", json.dumps({"folder": target.name}) + "\n")
+                _point(checkpoints, name, target)
 
 
 def _prune(folder: Path) -> None:
@@ -301,6 +301,11 @@ def _prune(folder: Path) -> None:
     for path in [*folder.glob("step-*"), *folder.glob(".step-*.tmp")]:  # the latter were left by crashes
         if path.name not in kept:
             shutil.rmtree(path)
+
+
+def _point(checkpoints: Path, name: str, target: Path) -> None:
+    """Let `last`, `previous` or `best` point at a checkpoint, in one move (`pointed_at` reads it)."""
+    write_text(checkpoints / f"{name}.json", json.dumps({"folder": target.name}) + "\n")
 
 
 def pointed_at(run_dir: Path, name: str) -> Path | None:
