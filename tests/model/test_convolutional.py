@@ -221,7 +221,8 @@ class TestLoss:
     def gradients(self, loss: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Tensor]]:
         convolution = ConvolutionConfig(**SIZES, loss=loss, sigma=0.4)  # type: ignore[arg-type]
         prior = PriorConfig(kind="gaussian", latent_dim=LATENT)
-        generator, inference = GeneratorConfig("convolutional", convolution=convolution), InferenceConfig(kind, steps=2)  # type: ignore[arg-type]
+        generator = GeneratorConfig("convolutional", convolution=convolution)
+        inference = InferenceConfig(kind, steps=2)  # type: ignore[arg-type]
         config = Config(generator=generator, prior=prior, inference=inference)
         config = dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, clip=0.0))
         model = LatentModel(ModelConfig(prior=prior, generator=generator, inference=inference, image=SHAPE), seed=4)

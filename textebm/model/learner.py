@@ -55,6 +55,9 @@ class StepReport:
     """Norm of the EBM's gradient before clipping."""
     exploded_chains: Tensor
     """Posterior and prior chains that ran away (`langevin.exploded`); put back, where on_divergence is reject."""
+    loss_scale: Tensor
+    """What losses are multiplied by before their backward pass, in fp16: halved where a gradient overflowed, whose
+    step is then left out. 1 in other precisions."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ class Learner:
                 "take --precision fp32, or --computation fast"
             )
         settings = config.optimiser
+        # of generator, encoder and sampler, whose products may have 16 bits; the EBM learns in fp32
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=self.precision == "fp16")
         self.generator_optimiser = self._adam(model.generator)
         self.energy_optimisers = [
             adam(settings.kind, part.parameters(), settings.energy_lr, settings.betas, settings.energy_weight_decay)
@@ -158,9 +163,13 @@ class Learner:
         return self.model if self.average is None else self.average.model
 
     def state(self) -> dict[str, Tensor]:
-        """What goes on from step to step beside `result` and the optimisers: kept chains, weights before averaging."""
+        """What goes on from step to step beside `result` and the optimisers: kept chains, weights before averaging, and
+        the scale of losses in fp16."""
         before = {"weights": None if self.average is None else self.model, "sampler": self.sampler}
         kept = {} if self.chains is None else {"chains": self.chains.z}
+        if self.scaler.is_enabled():
+            known = self.scaler.state_dict()
+            kept["loss_scale"] = torch.tensor([known["scale"], known["_growth_tracker"]], dtype=torch.float64)
         for owner, part in before.items():
             if part is not None:
                 kept |= {f"{owner}.{name}": tensor for name, tensor in part.state_dict().items()}
@@ -177,6 +186,9 @@ class Learner:
             raise CheckpointError("the saved chains or weights before averaging are not those of this model")
         for name, tensor in own.items():
             tensor.copy_(state[name])
+        if self.scaler.is_enabled():
+            scale, tracker = state["loss_scale"].tolist()
+            self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers by the name of the part that each one owns."""
@@ -198,6 +210,7 @@ class Learner:
             ValueError: inference is persistent, and there are no chains.
         """
         self._set_learning_rates(number)
+        loss_scale = self.scaler.scale(torch.ones((), device=self.model.device))
         stage = self.model.prior.stage(number)
         with self.model.prior.before(stage):
             starts, positive, of_parts = self._learn_from_parts(x, number, chains)
@@ -217,6 +230,7 @@ class Learner:
             "gradient_norm": gradient_norm,
             "energy_gradient_norm": energies[2],
             "exploded_chains": exploded + torch.stack([part["exploded"] for part in of_parts]).sum(),
+            "loss_scale": loss_scale,
         }
         if of_sampler:
             return SamplerReport(**seen, **of_sampler)
@@ -242,9 +256,10 @@ class Learner:
             likelihood, inferred = self._infer(part, *key)
             loss = self._encoder_loss(inferred, number) - likelihood.log_prob(inferred.z).mean()
             share = part.batch_size / x.batch_size
-            (share * loss).backward(inputs=inputs)  # type: ignore[no-untyped-call]
+            self.scaler.scale(share * loss).backward(inputs=inputs)  # type: ignore[no-untyped-call]
             losses.append(loss.detach() * part.batch_size)
         self._step_encoder()
+        self.scaler.update()
         return torch.stack(losses).sum()
 
     def reset_generator(self, number: int) -> None:
@@ -326,7 +341,7 @@ class Learner:
         log_prob = likelihood.log_prob(inferred.z).mean()
         of_encoder = self._encoder_loss(inferred, number)
         loss = -log_prob if self.encoder_optimiser is None else of_encoder - log_prob
-        (share * loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(share * loss).backward()  # type: ignore[no-untyped-call]
         seen = {"log_prob": log_prob}
         if inferred.q is not None:
             with torch.no_grad():
@@ -392,8 +407,7 @@ class Learner:
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Let the generator, and the encoder with it, follow what the parts gathered; returns what a report says."""
         self._scale_generator_gradient()
-        norm = clip(list(self.model.generator.parameters()), self.config.optimiser.clip)
-        self.generator_optimiser.step()
+        norm = self._follow(self.generator_optimiser, self.model.generator, self.config.optimiser.clip)
         names = [name for name in of_parts[0] if name != "exploded"]
         seen = {name: torch.stack([part[name] for part in of_parts]).sum() for name in names}
         log_prob = seen.pop("log_prob")
@@ -401,7 +415,21 @@ class Learner:
             weight = 0.0 if self.model.method.has_chain else self._kl_weight(number)
             seen["kl_weight"] = torch.full_like(log_prob, weight)
             seen["encoder_gradient_norm"] = self._step_encoder(update_encoder)
+        self.scaler.update()
         return log_prob, norm, seen
+
+    def _follow(self, optimiser: torch.optim.Optimizer, part: nn.Module, largest: float, update: bool = True) -> Tensor:
+        """Clip the gradient of a part and let its optimiser follow it, but for one that overflowed in fp16.
+
+        Returns:
+            Its norm before clipping; 0 of one that overflowed.
+        """
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(optimiser)
+        norm = clip(list(part.parameters()), largest)
+        if update:
+            self.scaler.step(optimiser)
+        return norm.nan_to_num(0, 0, 0) if self.scaler.is_enabled() else norm
 
     def _scale_generator_gradient(self) -> None:
         """Turn the gradient of −log p(x|z) into that of the generator's own loss; the encoder keeps the former."""
@@ -424,10 +452,7 @@ class Learner:
         assert self.encoder_optimiser is not None
         settings = self.config.optimiser
         largest = settings.clip if settings.encoder_clip is None else settings.encoder_clip
-        norm = clip(list(self.model.encoder.parameters()), largest)
-        if update:
-            self.encoder_optimiser.step()
-        return norm
+        return self._follow(self.encoder_optimiser, self.model.encoder, largest, update)
 
     def _update_energy(self, positive: Tensor, negative: Tensor, stage: int | None) -> tuple[Tensor, Tensor, Tensor]:
         if not self.energy_optimisers:
@@ -463,9 +488,9 @@ class Learner:
             features = self.sampler.features(x, source, self.precision)
             loss = self.sampler.losses(ends, features, source).mean()
             self.sampler_optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norms.append(clip(list(self.sampler.parameters()), self.config.optimiser.sampler_clip))
-            self.sampler_optimiser.step()
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            norms.append(self._follow(self.sampler_optimiser, self.sampler, self.config.optimiser.sampler_clip))
+            self.scaler.update()
             losses.append(loss.detach())
         follow(self.model.sampler, self.sampler, settings.ema, number + 1)
         return {"sampler_loss": torch.stack(losses).mean(), "sampler_gradient_norm": torch.stack(norms).mean()}
