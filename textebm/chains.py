@@ -79,6 +79,15 @@ class ChainMemory:
         shutil.copyfile(checkpoint / FILE, folder / FILE)
         return cls(open_memmap(folder / FILE, mode="r+"))
 
+    @classmethod
+    def share(cls, folder: Path) -> "ChainMemory":
+        """The chains that another process on this machine has begun or restored: the same memory, not a copy of it.
+
+        Raises:
+            OSError: they are not there.
+        """
+        return cls(open_memmap(folder / FILE, mode="r+"))
+
     def of(self, rows: NDArray[np.int64], device: torch.device) -> "Visited":
         """The chains of the sentences with these numbers, as a learning step takes them."""
         return Visited(self, rows, device)

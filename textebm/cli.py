@@ -6,12 +6,16 @@ The commands stand in `textebm.commands`. None is imported but the one that is a
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib import import_module
+from pathlib import Path
 
+from textebm import processes
 from textebm._version import __version__
-from textebm.commands.terminal import say
-from textebm.errors import TextebmError, UsageError
+from textebm.commands.terminal import complain, say
+from textebm.errors import ProcessError, TextebmError, UsageError
 
 COMMANDS = {
     "train": "training",
@@ -40,6 +44,9 @@ COMMANDS = {
     "env": "surroundings",
 }
 """Command -> the module of `textebm.commands` that has a function of its name."""
+
+SHARED = ("train", "generate", "fppl", "rppl", "evaluate")
+"""Commands that several processes do together."""
 
 HELP = f"""usage: textebm COMMAND [OPTIONS]
 
@@ -103,8 +110,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"textebm {__version__}")
         return 0
     try:
-        code = command(words[0])(words[1:])
-        sys.stdout.flush()
+        with processes.joined() as world:
+            code = _run(words, debug, world)
+            if code == 0:
+                world.leave()
+            return code
+    except (UsageError, ProcessError) as error:  # there is no job to take part in
+        if debug:
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            say(f"textebm: {error}")
+        return error.exit_code
+
+
+def _run(words: list[str], debug: bool, world: processes.World) -> int:
+    """Run a command; returns the exit code, and tells of errors."""
+    try:
+        run = command(words[0])
+        with nullcontext() if world.count == 1 else _as_one_of(world, words[0]):
+            code = run(words[1:])
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever read our output (head, less) has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,11 +137,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TextebmError, OSError) as error:  # OSError: a full disk, a file that may not be read
         if debug:
             raise
-        say(f"textebm: {error}")
-        return error.exit_code if isinstance(error, TextebmError) else 1
+        complain(error, f"textebm: {error}")
+        return processes.exit_code_of(error)
     except KeyboardInterrupt:
         say("interrupted")
-        return 130
+        return processes.INTERRUPTED
+
+
+@contextmanager
+def _as_one_of(world: processes.World, name: str) -> Iterator[None]:
+    """Run a command as one process of several: only the first one prints results, and warnings say whose they are.
+
+    Raises:
+        UsageError: the command is for one process.
+    """
+    if name not in SHARED:
+        raise UsageError(
+            f"textebm {name} works in one process, and {world.count} were started; several share the work of "
+            f"{', '.join(SHARED)}"
+        )
+    if world.first:
+        yield
+        return
+    tell = warnings.formatwarning
+    warnings.formatwarning = lambda *words: f"process {world.rank}: {tell(*words)}"
+    try:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        warnings.formatwarning = tell
 
 
 def command(name: str) -> Callable[[Sequence[str]], int]:

@@ -36,6 +36,21 @@ class JudgeError(TextebmError):
     """A language model that judges text could not be estimated or queried."""
 
 
+class ProcessError(TextebmError):
+    """Another process of the same job has failed, and so this one ends, too."""
+
+    def __init__(self, message: str, exit_code: int = 1, lost: bool = False) -> None:
+        """What the other one said.
+
+        Args:
+            message: its error; or that it is gone, where nobody knows why.
+            exit_code: of this process, too.
+            lost: whether nobody knows why.
+        """
+        super().__init__(message)
+        self.exit_code, self.lost = exit_code, lost
+
+
 class DivergenceError(TextebmError):
     """Training diverged: a loss, a latent or an energy is not finite or has run away."""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -24,6 +25,7 @@ from textebm.model.inference import Request
 from textebm.model.latent_model import LatentModel
 from textebm.model.random import stream
 from textebm.model.recurrent import EOS, FIRST_OUTPUT
+from textebm.processes import ALONE, World
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -232,6 +234,7 @@ def validate(
     sentences: int = 0,
     batch_size: int = 64,
     prior_steps: int | None = None,
+    world: World = ALONE,
 ) -> Validation | ExactValidation:
     """Score held-out sentences; a plain language model is scored exactly.
 
@@ -242,12 +245,13 @@ def validate(
         sentences: score only this many, spread evenly over the text (0: all).
         batch_size: sentences scored at once.
         prior_steps: length of the prior chain (default: K0 as in training).
+        world: the processes that share the batches; the figures are those of one process.
     """
     rows = spread(len(text), sentences)
     tokens, words = int(text.lengths[rows].sum()) + len(rows), len(rows) + int(text.words(rows).sum())
     if not model.config.prior.dimensions:
-        return ExactValidation(len(rows), tokens, words, _exact_nll(model, text, rows, batch_size))
-    figures = latent_figures(model, text, seed, rows, batch_size, prior_steps)
+        return ExactValidation(len(rows), tokens, words, _exact_nll(model, text, rows, batch_size, world))
+    figures = latent_figures(model, text, seed, rows, batch_size, prior_steps, world)
     kind = Validation if model.encoder is None else EncoderValidation
     return kind(**figures, sentences=len(rows), tokens=tokens, words=words)
 
@@ -259,6 +263,7 @@ def validate_images(
     most: int = 0,
     batch_size: int = 64,
     prior_steps: int | None = None,
+    world: World = ALONE,
 ) -> ImageValidation:
     """Score held-out images.
 
@@ -269,9 +274,10 @@ def validate_images(
         most: score only this many, spread evenly (0: all).
         batch_size: images scored at once.
         prior_steps: length of the prior chain (default: K0 as in training).
+        world: the processes that share the batches; the figures are those of one process.
     """
     rows = spread(len(images), most)
-    figures = latent_figures(model, images, seed, rows, batch_size, prior_steps)
+    figures = latent_figures(model, images, seed, rows, batch_size, prior_steps, world)
     kind = ImageValidation if model.encoder is None else ImageEncoderValidation
     painter = model.painter
     return kind(**figures, images=len(rows), dimensions=painter.shape.dimensions, sigma=painter.config.sigma)
@@ -284,6 +290,7 @@ def latent_figures(
     rows: NDArray[np.int64],
     batch_size: int = 64,
     prior_steps: int | None = None,
+    world: World = ALONE,
 ) -> dict[str, float]:
     """The figures of `LatentFigures`, or of `EncoderFigures`, by name.
 
@@ -294,24 +301,40 @@ def latent_figures(
         rows: which samples are scored.
         batch_size: samples scored at once.
         prior_steps: length of the prior chain (default: K0 as in training).
+        world: the processes that share the batches; the figures are those of one process.
     """
     kind = LatentFigures if model.encoder is None else EncoderFigures
     names = [f.name for f in dataclasses.fields(kind)]
-    totals = torch.zeros(len(names), dtype=torch.float64)
-    for number, places in enumerate(data.groups(rows, batch_size)):
-        x = data.batch(rows[places]).to(model.device)
-        totals += _score_batch(model, x, seed, number, prior_steps).cpu()
-    return dict(zip(names, (totals / len(rows)).tolist(), strict=True))
+    groups = data.groups(rows, batch_size)
+
+    def score(number: int) -> Tensor:
+        return _score_batch(model, data.batch(rows[groups[number]]).to(model.device), seed, number, prior_steps)
+
+    return dict(zip(names, (_summed(score, len(groups), len(names), world) / len(rows)).tolist(), strict=True))
 
 
-def _exact_nll(model: LatentModel, text: EncodedText, rows: NDArray[np.int64], batch_size: int) -> float:
+def _summed(score: Callable[[int], Tensor], batches: int, figures: int, world: World) -> Float[Tensor, " figures"]:
+    """The sums of figures over batches, of which processes take turns; added up in one order by all of them."""
+    scores = torch.zeros(batches, figures, dtype=torch.float64)
+    for number in filter(world.owns, range(batches)):
+        scores[number] = score(number).cpu()
+    world.sum([scores])
+    totals = torch.zeros(figures, dtype=torch.float64)
+    for of_batch in scores:
+        totals += of_batch
+    return totals
+
+
+def _exact_nll(model: LatentModel, text: EncodedText, rows: NDArray[np.int64], batch_size: int, world: World) -> float:
     """Mean −log p(x) under a plain language model."""
-    total = 0.0
-    for places in text.groups(rows, batch_size):
-        x = text.batch(rows[places]).to(model.device)
+    groups = text.groups(rows, batch_size)
+
+    def score(number: int) -> Tensor:
+        x = text.batch(rows[groups[number]]).to(model.device)
         nothing = model.prior.origin.expand(x.batch_size, -1)  # (batch, 0)
-        total -= float(model.log_prob(x, nothing).double().sum())
-    return total / len(rows)
+        return -model.log_prob(x, nothing).double().sum()[None]
+
+    return float(_summed(score, len(groups), 1, world)) / len(rows)
 
 
 def _score_batch(
@@ -406,7 +429,13 @@ def has_density(model: LatentModel) -> bool:
 
 
 def posterior_chains(
-    model: LatentModel, data: Dataset, seed: int, samples: int = 100, chains: int = 10, batch_size: int = 64
+    model: LatentModel,
+    data: Dataset,
+    seed: int,
+    samples: int = 100,
+    chains: int = 10,
+    batch_size: int = 64,
+    world: World = ALONE,
 ) -> Float[Tensor, "samples chains latent"]:
     """Several posterior samples of z for each of some held-out samples of x, in float64 on the CPU.
 
@@ -417,13 +446,17 @@ def posterior_chains(
         samples: how many of them, spread evenly (0: all).
         chains: posterior chains of each.
         batch_size: chains run at once.
+        world: the processes that share the batches; the chains are those of one process.
     """
     rows = spread(len(data), samples).repeat(chains)
-    latents = torch.empty(len(rows), model.config.prior.dimensions, dtype=torch.float64)
+    latents = torch.zeros(len(rows), model.config.prior.dimensions, dtype=torch.float64)
     for number, batch in enumerate(data.groups(rows, batch_size)):
+        if not world.owns(number):
+            continue
         x = data.batch(rows[batch]).to(model.device)
         z = model.infer(x, stream(seed, "evaluation", number, 3, device=model.device))
         latents[torch.from_numpy(batch)] = z.double().cpu()
+    world.sum([latents])
     return latents.view(-1, chains, latents.shape[1])
 
 
@@ -473,6 +506,7 @@ def latent_use(
     sentences: int = 100,
     chains: int = 10,
     log_normaliser: float | None = None,
+    world: World = ALONE,
 ) -> LatentUse:
     """Measure whether z is used.
 
@@ -484,8 +518,9 @@ def latent_use(
         sentences: how many sentences, at least 2, spread evenly over the text (0: all).
         chains: posterior chains a sentence, at least 2.
         log_normaliser: log Z of an EBM prior, for the KL; that of a Gaussian is 0.
+        world: the processes that share the chains; the figures are those of one process.
     """
-    samples = posterior_chains(model, text, seed, sentences, chains)
+    samples = posterior_chains(model, text, seed, sentences, chains, world=world)
     use = _use_of(samples, model, text, log_normaliser)
     bleu_score = _reconstruction_bleu(model, text, tokenizer, seed, samples[:, 0])
     return LatentUse(**vars(use), latent_sentences=len(samples), reconstruction_bleu=bleu_score)
@@ -498,6 +533,7 @@ def latent_use_of_images(
     most: int = 100,
     chains: int = 10,
     log_normaliser: float | None = None,
+    world: World = ALONE,
 ) -> ImageLatentUse:
     """Measure whether z is used by a model of images.
 
@@ -508,8 +544,9 @@ def latent_use_of_images(
         most: how many images, at least 2, spread evenly (0: all).
         chains: posterior chains an image, at least 2.
         log_normaliser: log Z of an EBM prior, for the KL; that of a Gaussian is 0.
+        world: the processes that share the chains; the figures are those of one process.
     """
-    samples = posterior_chains(model, images, seed, most, chains)
+    samples = posterior_chains(model, images, seed, most, chains, world=world)
     return ImageLatentUse(**vars(_use_of(samples, model, images, log_normaliser)), latent_images=len(samples))
 
 

@@ -1,6 +1,7 @@
 """From a trained model to sentences: generation, reconstruction, interpolation, and the cached samples of a run."""
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from textebm.home import home
 from textebm.model.decoding import Decoding, decode
 from textebm.model.latent_model import LatentModel
 from textebm.model.random import stream
+from textebm.processes import ALONE, World
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -56,8 +58,11 @@ def generate(
     seed: int = 0,
     decoding: Decoding | None = None,
     prior_steps: int | None = None,
+    world: World = ALONE,
 ) -> Iterator[Sample]:
     """Sentences from the prior: z by the short-run chain, then decoding.
+
+    Several processes draw what one would, 1024 sentences each in turn; the first one gets them all, the others none.
 
     Args:
         model: the model.
@@ -66,14 +71,26 @@ def generate(
         seed: the same seed gives the same sentences on one machine.
         decoding: how words are chosen (default: sampling at temperature 1, up to the longest training sentence).
         prior_steps: length of the prior chain (default: K0 as in training).
+        world: the processes that share the work; all of them must go through the result to its end.
     """
     decoding = decoding or Decoding(max_length=model.config.longest)
-    for number, begin in enumerate(range(0, n, WRITTEN_AT_ONCE)):
-        size = min(WRITTEN_AT_ONCE, n - begin)
+
+    def block(number: int) -> list[Sample]:
+        size = min(WRITTEN_AT_ONCE, n - number * WRITTEN_AT_ONCE)
         z = model.sample_prior(size, stream(seed, "prior", number, device=model.device), prior_steps)
         words = decode(model.writer, z, decoding, stream(seed, "decoding", number, device=model.device))
-        for ids, energy in zip(words, model.energy(z).tolist(), strict=True):
-            yield Sample(to_text(tokenizer, ids), energy)
+        return [Sample(to_text(tokenizer, ids), e) for ids, e in zip(words, model.energy(z).tolist(), strict=True)]
+
+    blocks = world.in_turn(-(-n // WRITTEN_AT_ONCE), block, _pack, _unpack)
+    return itertools.chain.from_iterable(blocks)
+
+
+def _pack(samples: list[Sample]) -> bytes:
+    return json.dumps([(sample.text, sample.energy) for sample in samples]).encode()
+
+
+def _unpack(content: bytes) -> list[Sample]:
+    return [Sample(text, energy) for text, energy in json.loads(content)]
 
 
 def require_latent(model: LatentModel) -> None:
@@ -250,6 +267,7 @@ def cached_samples(
     tick: Callable[[], object] | None = None,
     decoding: Decoding | None = None,
     prior_steps: int | None = None,
+    world: World = ALONE,
 ) -> Path:
     """The file of n samples of a checkpoint, nothing filtered, written if it is not there.
 
@@ -263,6 +281,7 @@ def cached_samples(
         tick: called after each sample that is drawn (progress).
         decoding: how words are chosen (default: the headline protocol's, sampling at temperature 1).
         prior_steps: length of the prior chain (default: K0 as in training).
+        world: the processes that share the work, all of which call this.
     """
     weights = (folder / "model.safetensors").stat()
     key = f"{folder.name}-{weights.st_size:x}-{weights.st_mtime_ns:x}"
@@ -270,7 +289,17 @@ def cached_samples(
     other = other_chain(model, prior_steps)
     how += "" if other is None else f"-prior{other}"
     path = cache / f"{key}-n{n}-seed{seed}{how}.txt"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        write_samples(path, generate(model, tokenizer, n, seed, decoding, prior_steps), tick=tick)
+    if not world.told(path.exists):
+        samples = generate(model, tokenizer, n, seed, decoding, prior_steps, world)
+        if world.first:
+            cache.mkdir(parents=True, exist_ok=True)
+            write_samples(path, samples, tick=tick)
+        else:
+            take_part(samples)
     return path
+
+
+def take_part(samples: Iterator[object]) -> None:
+    """Do this process's share of what the first one gets."""
+    for _ in samples:
+        pass

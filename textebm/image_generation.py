@@ -1,5 +1,6 @@
 """From a trained model to images: generation, reconstruction, interpolation, and PNG files of them."""
 
+import dataclasses
 import io
 import math
 import os
@@ -22,6 +23,7 @@ from textebm.model.generators import Batch
 from textebm.model.image_batch import ImageBatch, ImageShape
 from textebm.model.latent_model import LatentModel
 from textebm.model.random import stream
+from textebm.processes import ALONE, World
 
 BATCH = 256
 """Images worked on at once; part of what a seed means, since each batch has its own random streams."""
@@ -119,19 +121,37 @@ class Generated(NamedTuple):
     energies: Float[Tensor, " images"]
 
 
-def generate(model: LatentModel, n: int, seed: int = 0, prior_steps: int | None = None) -> Iterator[Generated]:
+def generate(
+    model: LatentModel, n: int, seed: int = 0, prior_steps: int | None = None, world: World = ALONE
+) -> Iterator[Generated]:
     """Images from the prior: z by the short-run chain, then the mean image g(z); a batch at a time, on the CPU.
+
+    Several processes draw what one would, a batch each in turn; the first one gets them all, the others none.
 
     Args:
         model: the model.
         n: number of images.
         seed: the same seed gives the same images on one machine.
         prior_steps: length of the prior chain (default: K0 as in training).
+        world: the processes that share the work; all of them must go through the result to its end.
     """
-    for number, begin in enumerate(range(0, n, BATCH)):
-        size = min(BATCH, n - begin)
+    shape = model.painter.shape
+
+    def batch(number: int) -> Generated:
+        size = min(BATCH, n - number * BATCH)
         z = model.sample_prior(size, stream(seed, "prior", number, device=model.device), prior_steps)
-        yield Generated(model.paint(z).float().cpu(), model.energy(z).float().cpu())
+        return Generated(model.paint(z).float().cpu(), model.energy(z).float().cpu())
+
+    def unpack(content: bytes) -> Generated:
+        rows = torch.frombuffer(bytearray(content), dtype=torch.float32).view(-1, shape.dimensions + 1)
+        return Generated(rows[:, 1:].reshape(-1, *dataclasses.astuple(shape)), rows[:, 0].clone())
+
+    return world.in_turn(-(-n // BATCH), batch, _pack, unpack)
+
+
+def _pack(drawn: Generated) -> bytes:
+    """A row an image: its energy, then its pixels."""
+    return torch.cat([drawn.energies[:, None], drawn.images.flatten(1)], 1).numpy().tobytes()
 
 
 class Reconstructed(NamedTuple):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from textebm.chains import ChainMemory, Visited
 from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
 from textebm.data.prefetch import ahead
-from textebm.data.registry import SPLITS
-from textebm.errors import CheckpointError, ConfigError, DivergenceError, UsageError
+from textebm.data.registry import SPLITS, Split
+from textebm.errors import CheckpointError, ConfigError, DataError, DivergenceError, ProcessError, UsageError
 from textebm.materials import Corpus, Material, material_of
 from textebm.model.generators import Batch
 from textebm.model.langevin import LARGEST_NORM
@@ -28,6 +28,10 @@ from textebm.model.latent_model import LatentModel
 from textebm.model.learner import Learner, StepReport
 from textebm.model.random import stream
 from textebm.phases import Improvement, Phases
+from textebm.processes import ALONE, World
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 READ_EVERY = 20
 """Steps between two readings of the losses: reading one waits for the device."""
@@ -76,6 +80,18 @@ class Observer(Protocol):
         """A line was written to the log."""
 
 
+class Loaded(NamedTuple):
+    """A batch, and what of it is this process's.
+
+    rows: the samples of the whole batch, by number. own: those of them that are this process's. x: what they hold, on
+    the device; None where it has none.
+    """
+
+    rows: NDArray[np.int64]
+    own: NDArray[np.int64]
+    x: Batch | None
+
+
 class Silent:
     """An observer that does nothing."""
 
@@ -100,8 +116,11 @@ def train(
     device: torch.device | str = "cpu",
     resume: bool = False,
     observer: Observer | None = None,
+    world: World = ALONE,
 ) -> Path:
     """Train a model.
+
+    Several processes make each step together, on a share of the batch each. The first one alone writes and is watched.
 
     Args:
         config: the run's configuration; a resumed run must be given its own.
@@ -111,6 +130,7 @@ def train(
         device: where to compute.
         resume: go on from the folder's last checkpoint, where there is one.
         observer: who watches.
+        world: the processes that train together; all of them call this with the same arguments, but for the device.
 
     Returns:
         The last checkpoint's folder.
@@ -120,61 +140,103 @@ def train(
         CheckpointError: the folder holds a run already (and `resume` is false), or one of another configuration or
             text; another process trains in it; its checkpoints are all damaged; or it cannot be written any more.
         DivergenceError: a loss or a latent is not finite, or energies have run away; the last good checkpoint stays.
+        ConfigError: a setting is not for several processes.
+        ProcessError: another process of several has ended.
     """
-    with _only_one_process(run_dir):
-        run = _Run(config, corpus, run_dir, limits or Limits(), torch.device(device), observer or Silent())
+    require_shareable(config, world)
+    with _only_one_run(run_dir, world):
+        watched = observer if observer is not None and world.first else Silent()
+        run = _Run(config, corpus, run_dir, limits or Limits(), torch.device(device), watched, world)
         run.start(resume)
-        data = run.material.train
         while not run.finished():
             rest = run.material.batches(run.progress.epoch, run.progress.batch)
-            for rows, x in ahead(lambda rows: (rows, data.batch(rows).to(run.device)), rest):
+            for batch in ahead(run.load, rest):
                 if run.finished():
                     break
-                with_encoder = run.before_step(x)
-                report = run.learner.step(x, run.progress.step, run.chains_of(rows), with_encoder)
-                run.after_step(report, x.units)
+                with_encoder, chains = run.before_step(batch), run.chains_of(batch)
+                report = run.learner.step(batch.x, run.progress.step, chains, with_encoder, len(batch.rows))
+                run.after_step(report, run.material.units(batch.rows))
             else:
                 run.end_epoch()
         return run.end()
 
 
-@contextmanager
-def _only_one_process(run_dir: Path) -> Iterator[None]:
-    """Hold a run folder, made if need be; the system lets go of it when the process ends, however it ends.
+def require_shareable(config: Config, world: World) -> None:
+    """Check that several processes can train with a configuration as one would.
 
     Raises:
-        CheckpointError: another process holds it.
+        ConfigError: they cannot; the message names the setting.
+    """
+    if world.count == 1:
+        return
+    if config.generator.kind == "convolutional" and config.generator.convolution.normalisation == "batch":
+        raise ConfigError(
+            f"generator.convolution.normalisation is 'batch', and there are {world.count} processes, each of which "
+            "would see the statistics of its own share: take group, which normalises each image by itself"
+        )
+    if config.inference.kind == "persistent" and world.local_count < world.count:
+        raise ConfigError(
+            "inference.kind is 'persistent', whose chains stand in one file that is mapped, and there are processes on "
+            "several machines: start all on one, or take short-run"
+        )
+
+
+@contextmanager
+def _only_one_run(run_dir: Path, world: World) -> Iterator[None]:
+    """Hold a run folder, made if need be; the system lets go of it when the process ends, however it ends.
+
+    Of several processes the first one holds it for all.
+
+    Raises:
+        CheckpointError: another run holds it.
         UsageError: it cannot be written.
     """
     from filelock import FileLock, Timeout
 
     lock = FileLock(run_dir / LOCK)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CheckpointError(
-            f"another process trains in {run_dir}: wait for it, stop it, or name another --run-dir"
-        ) from None
-    except OSError as error:
-        raise UsageError(f"the run folder {run_dir} cannot be written: {error.strerror}") from None
+
+    def hold() -> None:
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise CheckpointError(
+                f"another process trains in {run_dir}: wait for it, stop it, or name another --run-dir"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"the run folder {run_dir} cannot be written: {error.strerror}") from None
+
+    world.told(hold)
     try:
         yield
     finally:
-        lock.release()
-        if not any(path for path in run_dir.iterdir() if path.name != LOCK):  # nothing came of it
-            (run_dir / LOCK).unlink(missing_ok=True)
-            run_dir.rmdir()
+        if world.first:
+            _let_go(run_dir, lock)
+
+
+def _let_go(run_dir: Path, lock: "FileLock") -> None:
+    """Release a run folder, and take it away if nothing is in it."""
+    lock.release()
+    if not any(path for path in run_dir.iterdir() if path.name != LOCK):  # nothing came of it
+        (run_dir / LOCK).unlink(missing_ok=True)
+        run_dir.rmdir()
 
 
 class _Run:
     """The state of a run, and what happens around its learning steps."""
 
     def __init__(
-        self, config: Config, corpus: Corpus, run_dir: Path, limits: Limits, device: torch.device, observer: Observer
+        self,
+        config: Config,
+        corpus: Corpus,
+        run_dir: Path,
+        limits: Limits,
+        device: torch.device,
+        observer: Observer,
+        world: World,
     ) -> None:
         self.config, self.corpus, self.run_dir, self.limits = config, corpus, run_dir, limits
-        self.device, self.observer, self.kind = device, observer, material_of(config)
+        self.device, self.observer, self.kind, self.world = device, observer, material_of(config), world
         self.progress = Progress()
         self.unread: list[StepReport] = []
         self.unread_units = 0
@@ -183,11 +245,8 @@ class _Run:
 
     def start(self, resume: bool) -> None:
         """Load the data, make or load the model, and write the run folder's first files."""
-        if not resume and checkpoint.holds_run(self.run_dir):
-            raise CheckpointError(f"{self.run_dir} holds a run already; --resume auto goes on with it")
-        last, damage = checkpoint.newest_whole(self.run_dir)
-        if last is not None and damage:
-            checkpoint.go_back_to(last)
+        found, damage = self.world.told(lambda: self._newest(resume))
+        last = None if found is None else Path(found)
         if last is not None:
             written, self.progress = checkpoint.read_run(last)
             if dataclasses.replace(written, data_dir=self.config.data_dir) != self.config:
@@ -196,23 +255,55 @@ class _Run:
                     f"{self.run_dir} was trained with other settings than those given now, and can only go on with its "
                     f"own: {', '.join(changed)}"
                 )
-        self.contents = {split: self.corpus.digest(split) for split in SPLITS}
+        self.contents = self._digests()
         if last is not None:
             self._check_contents(last)
-        self.material: Material = self.kind.load(self.config, self.corpus, last, self._prepared)
+        load = self.kind.load
+        self.material: Material = self.world.first_then_all(
+            lambda: load(self.config, self.corpus, last, self._prepared)
+        )
         self.steps_per_epoch = self.material.batches_an_epoch
         self.model = self._model(last)
         self.model.to(self.device).train()
-        self.learner = Learner(self.model, self.config, self.steps_per_epoch)
+        self.learner = Learner(self.model, self.config, self.steps_per_epoch, self.world)
         self.phases = Phases(self.config.bound, self.steps_per_epoch * self.config.epochs)
         if last is not None:
             checkpoint.restore_learner(last, self.learner)
             self.saved = last
             if self.progress.batch == 0:  # saved at the end of an epoch, after its validation
                 self.validated_at = self.progress.step
-        self._prepare_folder(-1 if last is None else self.progress.step)
+        self._require_same_weights()
+        self.world.told(lambda: self._prepare_folder(-1 if last is None else self.progress.step))
         self.chains = self._chains(last) if self.model.method.is_persistent else None
         self.began, self.before = time.monotonic(), self.progress.seconds
+        self._log_start(last, damage)
+        self.observer.begin(self._last_step(), self.progress.step)
+
+    def _newest(self, resume: bool) -> tuple[str | None, list[str]]:
+        """The newest whole checkpoint, which is the last one from now on, and what is wrong with newer ones."""
+        if not resume and checkpoint.holds_run(self.run_dir):
+            raise CheckpointError(f"{self.run_dir} holds a run already; --resume auto goes on with it")
+        last, damage = checkpoint.newest_whole(self.run_dir)
+        if last is not None and damage:
+            checkpoint.go_back_to(last)
+        return None if last is None else str(last), damage
+
+    def _digests(self) -> dict[Split, str]:
+        """The digest of each split; on several machines, that all have the same is checked on each."""
+        digests = self.world.told(lambda: {split: self.corpus.digest(split) for split in SPLITS})
+        if not self.world.first and self.world.local_rank == 0:
+            for split in SPLITS:
+                if self.corpus.digest(split) != digests[split]:
+                    raise DataError(
+                        f"process {self.world.rank} finds other {self.kind.noun} in {self.corpus.describe(split)} "
+                        f"({split}) than process 0: put the same data on all machines"
+                    )
+        return digests
+
+    def _log_start(self, last: Path | None, damage: list[str]) -> None:
+        """The first line of a sitting."""
+        if not self.world.first:
+            return
         made_by = {"commit": hardware.commit(), "hardware": hardware.hardware_class(self.device)}
         annealing = self.config.inference.annealing_steps if self.model.method.has_chain else 0
         ends = {"last_step": self._last_step(), "annealing_steps": annealing}
@@ -221,13 +312,13 @@ class _Run:
             kind,
             data=self.material.describe(self.corpus.name),
             device=str(self.device),
+            processes=self.world.count,
             threads=torch.get_num_threads(),
             precision=self.learner.precision,
             **made_by,
             **ends,
             **({"damage": damage} if damage else {}),
         )
-        self.observer.begin(self._last_step(), self.progress.step)
 
     def _prepared(self, what: str, samples: int) -> None:
         """Tell who watches; whoever interrupts does not wait for a large corpus to be encoded."""
@@ -257,12 +348,19 @@ class _Run:
             raise UsageError(f"the run folder {self.run_dir} cannot be written: {error.strerror}") from None
 
     def _chains(self, last: Path | None) -> ChainMemory:
-        """New chains, or those of the checkpoint that the run goes on from."""
+        """New chains, or those of the checkpoint that the run goes on from; all processes share their file."""
         samples = len(self.material.train)
-        with self._writing():
-            if last is None:
-                return ChainMemory.begin(self.run_dir, samples, self.model.prior, self.config.seed)
-            return ChainMemory.restore(last, self.run_dir, samples, self.config.prior.latent_dim)
+        made = []
+
+        def make() -> None:
+            with self._writing():
+                if last is None:
+                    made.append(ChainMemory.begin(self.run_dir, samples, self.model.prior, self.config.seed))
+                else:
+                    made.append(ChainMemory.restore(last, self.run_dir, samples, self.config.prior.latent_dim))
+
+        self.world.told(make)
+        return made[0] if made else ChainMemory.share(self.run_dir)
 
     def _model(self, last: Path | None) -> LatentModel:
         """A new model, or that of the checkpoint that the run goes on from."""
@@ -280,34 +378,39 @@ class _Run:
     def finished(self) -> bool:
         """Whether a limit, or the last step, is reached."""
         late = self.limits.max_minutes is not None and self._sitting() > 60 * self.limits.max_minutes
-        return late or self.progress.step >= self._last_step() or self.limits.stop()
+        return self.progress.step >= self._last_step() or self.world.any(late or self.limits.stop())
 
-    def chains_of(self, rows: NDArray[np.int64]) -> Visited | None:
-        """The persistent chains of these samples, in a run that has them."""
-        return None if self.chains is None else self.chains.of(rows, self.device)
+    def load(self, rows: NDArray[np.int64]) -> Loaded:
+        """A batch, of which this process's samples are read."""
+        own = rows[self.learner.cut(len(rows)).rows]
+        return Loaded(rows, own, self.material.train.batch(own).to(self.device) if len(own) else None)
 
-    def before_step(self, x: Batch) -> bool:
-        """What a phase asks for before a learning step on x; returns whether the encoder is to learn in that step."""
+    def chains_of(self, batch: Loaded) -> Visited | None:
+        """The persistent chains of this process's samples, in a run that has them."""
+        return None if self.chains is None else self.chains.of(batch.own, self.device)
+
+    def before_step(self, batch: Loaded) -> bool:
+        """What a phase asks for before a learning step; returns whether the encoder is to learn in that step."""
         if self.phases.generator_starts_anew(self.progress):
             self.learner.reset_generator(self.progress.step)
         most = self.phases.encoder_updates(self.progress)
         if most == 0:
             return True
         number, improvement = self.progress.step, Improvement()
-        for update, batch in enumerate(itertools.chain([x], self._other_batches(number, most - 1)), start=1):
-            loss = self.learner.encoder_step(batch, number, update)
-            if not improvement.goes_on(loss, batch.units):
+        for update, one in enumerate(itertools.chain([batch], self._other_batches(number, most - 1)), start=1):
+            loss = self.learner.encoder_step(one.x, number, update, len(one.rows))
+            if not improvement.goes_on(loss, self.material.units(one.rows)):
                 break
         return False
 
-    def _other_batches(self, number: int, most: int) -> Iterator[Batch]:
+    def _other_batches(self, number: int, most: int) -> Iterator[Loaded]:
         """Batches of the epoch from a random place on, for the updates before learning step `number`."""
         source = stream(self.config.seed, "aggressive", number)
         first = int(torch.randint(self.steps_per_epoch, (), generator=source))
-        data, epoch = self.material.train, self.progress.epoch
+        epoch = self.progress.epoch
         rounds = itertools.chain([first], itertools.repeat(0))
         every = itertools.chain.from_iterable(self.material.batches(epoch, begin) for begin in rounds)
-        return (data.batch(rows).to(self.device) for rows in itertools.islice(every, most))
+        return map(self.load, itertools.islice(every, most))
 
     def after_step(self, report: StepReport, units: int) -> None:
         """Count a step, read the losses now and then, save now and then."""
@@ -328,12 +431,15 @@ class _Run:
 
     def end_epoch(self) -> None:
         """Validate, and save; the epoch is then done."""
-        if self.limits.stop():  # whoever interrupts does not wait for that: a resumed run begins with it
+        if self.world.any(
+            self.limits.stop()
+        ):  # whoever interrupts does not wait for that: a resumed run begins with it
             return
         self.progress = dataclasses.replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
         if self.phases.encoder_updates(self.progress):
             samples = self.config.evaluation.sentences
-            known = evaluation.mutual_information(self.model, self.material.valid, self.config.seed, samples)
+            valid, seed = self.material.valid, self.config.seed
+            known = self.world.told(lambda: evaluation.mutual_information(self.model, valid, seed, samples))
             self.progress = self.phases.after_epoch(self.progress, known)
             self._log("phase", mutual_information=known, aggressive=not self.progress.encoder_caught_up)
         self._validate_and_save()
@@ -341,7 +447,7 @@ class _Run:
     def end(self) -> Path:
         """Validate and save where the run stopped, unless that is done already."""
         if self.validated_at != self.progress.step:
-            if self.limits.stop():
+            if self.world.any(self.limits.stop()):
                 self._save(best=False)
             elif self.progress.batch == self.steps_per_epoch:  # resumed after an interrupt at the very last step
                 self.end_epoch()
@@ -366,13 +472,12 @@ class _Run:
     def _validate_and_save(self) -> None:
         self._read_losses()
         settings, model = self.config.evaluation, self.learner.result
-        measured = self.material.validate(model)
+        measured = self.material.validate(model, self.world)
         _check(measured.to_dict(), self.progress.step, self.run_dir)
         units: dict[str, Any] = {}
         if settings.active_unit_sentences and self.config.prior.dimensions:
-            units = self.material.latent_use(model)
-        with self._writing():
-            samples = self.material.draw(model, self.run_dir, self.progress.step)
+            units = self.material.latent_use(model, self.world)
+        samples = self.world.told(self._draw)
         score = measured.score(settings.select_by)
         before = self.progress.best_score
         best = before is None or score < before or self.phases.is_provisional(self.progress.best_step)
@@ -382,11 +487,32 @@ class _Run:
         self._log("valid", **{**units, **measured.to_dict()}, best=best, samples=samples)
         self._save(best)
 
+    def _draw(self) -> list[str]:
+        """Samples for the log."""
+        with self._writing():
+            return self.material.draw(self.learner.result, self.run_dir, self.progress.step)
+
     def _save(self, best: bool) -> None:
         self._read_losses()
+        self._require_same_weights()
         self.progress = dataclasses.replace(self.progress, seconds=self.before + self._sitting())
+        self.saved = Path(self.world.told(lambda: str(self._write(best))))
+
+    def _require_same_weights(self) -> None:
+        """Raise a ProcessError if the processes do not hold the same weights, which they never tell each other.
+
+        Each makes the same step on the same sums. Processors of different kinds may round it differently.
+        """
+        if not self.world.same(list(self.model.parameters())):
+            raise ProcessError(
+                f"at step {self.progress.step} the processes of this run do not hold the same weights: they must run "
+                "on hardware of one kind, with the same versions of textebm and torch"
+            )
+
+    def _write(self, best: bool) -> Path:
+        """Write a checkpoint."""
         with self._writing():
-            self.saved = checkpoint.save(
+            return checkpoint.save(
                 self.run_dir,
                 self.learner.result,
                 self.material,
@@ -415,6 +541,8 @@ class _Run:
             ) from None
 
     def _log(self, kind: str, **values: Any) -> None:  # noqa: ANN401
+        if not self.world.first:
+            return
         line = {
             "kind": kind,
             "step": self.progress.step,

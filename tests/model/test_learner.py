@@ -152,8 +152,12 @@ class TestMicroBatches:
     MANY = ([5, 4, 5], [5], [4, 4], [5, 5, 5, 5], [4])
 
     def learn(self, make_batch, micro_batch):
-        """One step along posterior chains without noise, which know nothing of the other sentences of their batch."""
+        """One step along posterior chains without noise, which know nothing of the other sentences of their batch.
+
+        Prior chains are kept from step to step, for parts of a batch would draw others.
+        """
         model, config = model_and_config(lr=0.1, energy_lr=0.1)
+        config = dataclasses.replace(config, prior=dataclasses.replace(config.prior, persistent=5))
         chain = dataclasses.replace(config.inference, kind="persistent", temperature=0.0)
         model = LatentModel(dataclasses.replace(model.config, inference=chain), seed=5).double()
         x = make_batch(self.MANY)
@@ -180,11 +184,17 @@ class TestMicroBatches:
         self.learn(make_batch, 2)
         assert seen == [2, 2, 1]
 
-    def test_parts_have_noise_of_their_own(self, make_batch):
+    def test_parts_have_noise_of_their_own(self, make_batch, monkeypatch):
         model, config = model_and_config()
         config = dataclasses.replace(config, micro_batch=1)
-        starts = Learner(model, config, 1)._learn_from_parts(make_batch([[5], [5], [5]]), 0, None)[0]
-        assert len(set(starts.flatten().tolist())) == 3
+        learner = Learner(model, config, 1)
+        seen, infer = [], Learner._infer
+        monkeypatch.setattr(Learner, "_infer", lambda self, *a, **m: seen.append(infer(self, *a, **m)) or seen[-1])
+        prior, move = [], model.prior.move
+        monkeypatch.setattr(model.prior, "move", lambda start, noise: prior.append(move(start, noise)) or prior[-1])
+        learner.step(make_batch([[5], [5], [5]]), 0)
+        assert len({inferred.start.item() for _, inferred in seen}) == 3
+        assert len({negative.item() for negative in prior}) == 3
 
     @pytest.mark.parametrize("method", method_names())
     def test_every_method_learns_from_parts(self, make_batch, method):

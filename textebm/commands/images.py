@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textebm import options
+from textebm import options, processes
 from textebm.commands.terminal import choose_device, progress_bar, say, write, writing
 from textebm.errors import UsageError
 
@@ -27,16 +27,21 @@ def generate(chosen: options.Generate, folder: Path) -> int:
     """Make images from the prior."""
     import torch
 
-    from textebm import image_generation
+    from textebm import generation, image_generation
 
     if chosen.format in ("text", "jsonl"):
         raise UsageError(f"--format {chosen.format} is of sentences, and the model makes images: --format grid or png")
     model = image_generation.load(folder, choose_device(chosen.device))
     n, single = chosen.n or IMAGES, chosen.format == "png"
     output = chosen.output or ("generated" if single else "generated.png")
+    world = processes.world()
+    drawn = image_generation.generate(model, n, chosen.seed, chosen.prior_steps, world)
+    if not world.first:
+        generation.take_part(drawn)
+        return 0
     shown, done = [], 0
     with progress_bar(n, "image") as bar, writing(output):
-        for part in image_generation.generate(model, n, chosen.seed, chosen.prior_steps):
+        for part in drawn:
             if single:
                 image_generation.write_images(Path(output), part.images, done)
             else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from textebm import options
+from textebm import options, processes
 from textebm.commands.judges import JudgeView
 from textebm.commands.terminal import (
     choose_device,
@@ -52,6 +52,8 @@ def _measure(metric: Literal["fppl", "rppl"], chosen: options.PerplexityOptions)
     if metric == "rppl" and real.test is None:
         raise UsageError("rppl is the perplexity of real test text: name it with --reference")
     samples, settings = _generated(chosen, chosen.samples, real)
+    if not processes.world().first:  # who has drawn its share; one process judges
+        return 0
     generated = lm_eval.Corpus(samples, samples.name, keep_blank=True)
     if metric == "fppl":
         score = lm_eval.fppl(generated, real.train, reference=real.test, valid=real.valid, **settings)
@@ -85,12 +87,14 @@ def evaluate(arguments: Sequence[str]) -> int:
         file, settings = _generated(chosen, given, real)
         name = str(file) if file.name in texts else file.name
         texts[name] = lm_eval.Corpus(file, name, keep_blank=True)
+    latents = {} if chosen.samples or chosen.latent_sentences == 0 else _use_of_latents(chosen, real)
+    if not processes.world().first:  # who has drawn and scored its share; one process judges
+        return 0
     report = lm_eval.evaluate(
         texts, real.test, real.train, valid=real.valid, limits=not chosen.no_limits, mauve=chosen.mauve, **settings
     )
     for remark in report.remarks:
         say(remark)
-    latents = {} if chosen.samples or chosen.latent_sentences == 0 else _use_of_latents(chosen, real)
     if chosen.format == "json":
         found = report.as_dict()
         found["details"] |= {"latents": latents} if latents else {}
@@ -112,11 +116,11 @@ def _use_of_latents(chosen: options.Evaluate, real: "RealText") -> dict[str, Any
     assert real.folder is not None and real.test is not None  # sentences were drawn from it, and measured beside it
     model, tokenizer = generation.load(real.folder, choose_device(chosen.device))
     text = encode(real.test, tokenizer, max_length=None, overlong="cut")
-    n, seed = chosen.latent_sentences, chosen.seed
+    n, seed, world = chosen.latent_sentences, chosen.seed, processes.world()
     if not model.config.prior.dimensions:
         return {}
-    scored = evaluation.validate(model, text, seed, n, prior_steps=chosen.prior_steps)
-    use = evaluation.latent_use(model, text, tokenizer, seed, n, log_normaliser=chosen.log_normaliser)
+    scored = evaluation.validate(model, text, seed, n, prior_steps=chosen.prior_steps, world=world)
+    use = evaluation.latent_use(model, text, tokenizer, seed, n, log_normaliser=chosen.log_normaliser, world=world)
     likelihoods = {name: getattr(scored, name) for name in ("reconstruction_nll", "prior_nll", "nll_gap")}
     return {"text": "test", **likelihoods, **use.to_dict()}
 
@@ -358,7 +362,16 @@ def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: Re
     decoding = Decoding("greedy", max_length=longest) if greedy else None
     with progress_bar(n, "sentence") as bar:
         path = generation.cached_samples(
-            folder, model, tokenizer, n, chosen.seed, cache, bar.update, decoding, chosen.prior_steps
+            folder,
+            model,
+            tokenizer,
+            n,
+            chosen.seed,
+            cache,
+            bar.update,
+            decoding,
+            chosen.prior_steps,
+            processes.world(),
         )
     say(f"samples: {path}")
     steps = generation.other_chain(model, chosen.prior_steps)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textebm import options
+from textebm import options, processes
 from textebm.commands.terminal import choose_device, progress_bar, write, writing
 from textebm.errors import UsageError
 
@@ -23,7 +23,11 @@ def generate(chosen: options.Generate, folder: Path) -> int:
         raise UsageError(f"--format {chosen.format} is of images, and the model writes text: --format text or jsonl")
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
     n, decoding = chosen.n or SENTENCES, chosen_decoding(chosen, model.config.longest)
-    samples = generation.generate(model, tokenizer, n, chosen.seed, decoding, chosen.prior_steps)
+    world = processes.world()
+    samples = generation.generate(model, tokenizer, n, chosen.seed, decoding, chosen.prior_steps, world)
+    if not world.first:
+        generation.take_part(samples)
+        return 0
     as_json = chosen.format == "jsonl"
     with progress_bar(n, "sentence") as bar:
         if chosen.output is not None:

@@ -3,13 +3,14 @@
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-from textebm import options
+from textebm import options, processes
 from textebm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -23,16 +24,30 @@ T = TypeVar("T")
 
 
 def say(text: str) -> None:
-    """A remark for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
+    """A remark for the person at the terminal; of several processes the first one makes it."""
+    if processes.world().first:
+        print(text, file=sys.stderr, flush=True)
+
+
+def complain(error: BaseException, text: str) -> None:
+    """Tell of an error that ends the command; one that several processes have is told once.
+
+    Args:
+        error: what was raised.
+        text: what is told of it.
+    """
+    world = processes.world()
+    if world.tells(error):
+        print(text if world.first else f"process {world.rank}: {text}", file=sys.stderr, flush=True)
 
 
 def parse(kind: type[T], command: str, arguments: Sequence[str], default: T | None = None) -> T:
     """The options of a command; a wrong one ends the program with exit code 2."""
     settings: dict[str, Any] = {} if default is None else {"default": default}
-    chosen: T = tyro.cli(
-        kind, prog=f"textebm {command}", args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,), **settings
-    )
+    with nullcontext() if processes.world().first else redirect_stderr(StringIO()):  # all read the same words
+        chosen: T = tyro.cli(
+            kind, prog=f"textebm {command}", args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,), **settings
+        )
     return chosen
 
 
@@ -40,7 +55,7 @@ def progress_bar(total: int | None, unit: str, initial: int = 0, what: str | Non
     """A progress bar on standard error, silent when that is not a terminal; without a total it goes when it is done."""
     from tqdm import tqdm
 
-    quiet, leave = not sys.stderr.isatty(), total is not None
+    quiet, leave = not (processes.world().first and sys.stderr.isatty()), total is not None
     return tqdm(desc=what, total=total, initial=initial, unit=unit, leave=leave, disable=quiet, dynamic_ncols=True)
 
 
@@ -159,23 +174,23 @@ def find_corpus(data: str, data_dir: str | None, text_field: str | None) -> "Cor
 
     if (download := registry.download_notice(data, data_dir)) is not None:
         say(f"downloading {download}")
-    corpus = registry.resolve(data, data_dir, text_field)
+    corpus = processes.world().first_then_all(lambda: registry.resolve(data, data_dir, text_field))
     for warning in corpus.warnings():
         say(f"warning: {warning}")
     return corpus
 
 
 def choose_device(name: str) -> "torch.device":
-    """The device that `--device` means; says what `auto` chose and why.
+    """The device that `--device` means; says what `auto` chose and why. Of several processes each has its own.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: there is no such device here, or it cannot be shared.
     """
     import torch
 
     from textebm.hardware import find_device
 
-    device = find_device(name, "--device")
+    device = find_device(processes.device_of(name, processes.world()), "--device")
     if name == "auto":
         cuda = device.type == "cuda"
         say(f"device: {device} ({torch.cuda.get_device_name(device) if cuda else 'no CUDA device was found'})")

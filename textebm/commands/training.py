@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textebm import options
+from textebm import options, processes
 from textebm.commands.terminal import choose_device, describe_use, parse, progress_bar, say
 from textebm.config import Config, load_config, preset_names, to_dict
 from textebm.errors import CheckpointError
@@ -69,28 +69,32 @@ def train(arguments: Sequence[str]) -> int:
     from textebm import tracking, training
     from textebm.data.registry import settled
 
+    world = processes.world()
     tracking.require(chosen.track)
-    given = chosen.settings.data
-    data = settled(given, chosen.settings.text_field)  # standard input can be read but once, so before all else
+    given, field = chosen.settings.data, chosen.settings.text_field
+    data = world.told(lambda: settled(given, field))  # standard input can be read but once, so before all else
     chosen = _with_data(chosen, data)
-    run_dir, resume = _run_folder(chosen)
+    named, resume = world.told(lambda: _run_folder(chosen))
+    run_dir = Path(named)
     if resume:  # the run's own settings; options that say otherwise are then refused, but for --data-dir
         own = load_config(str(run_dir / "config.json"))
         chosen = parse(options.Train, "train", arguments, options.Train(settings=own))
         chosen = _with_data(chosen, data) if chosen.settings.data == given else chosen
     config = chosen.settings
-    corpus = _corpus(config)
+    corpus = world.first_then_all(lambda: _corpus(config))
     device = choose_device(chosen.device)
     say(f"settings: {run_dir / 'config.json' if resume else origin}; run folder: {run_dir}")
     view = VIEWS[config.generator.kind]()
-    with interrupts() as interrupted, view, tracking.Tracking(view, chosen.track, run_dir, config, say) as watched:
+    track = chosen.track if world.first else ()
+    with interrupts() as interrupted, view, tracking.Tracking(view, track, run_dir, config, say) as watched:
         limits = training.Limits(
             chosen.max_epochs, chosen.max_steps, chosen.max_minutes, chosen.checkpoint_every, lambda: interrupted() > 0
         )
-        training.train(config, corpus, run_dir, limits, device, resume, watched)
-    if interrupted():
+        training.train(config, corpus, run_dir, limits, device, resume, watched, world)
+    if world.any(interrupted() > 0):
         say(f"interrupted; everything is saved. Go on with: textebm train --resume {run_dir}")
-        return 130
+        world.wait()  # a launcher ends all processes as soon as one has ended so
+        return processes.INTERRUPTED
     say(f"done: {run_dir}. Next: {view.next_commands}")
     return 0
 
@@ -112,7 +116,7 @@ def _with_data(chosen: options.Train, data: str) -> options.Train:
     return dataclasses.replace(chosen, settings=dataclasses.replace(chosen.settings, data=data))
 
 
-def _run_folder(chosen: options.Train) -> tuple[Path, bool]:
+def _run_folder(chosen: options.Train) -> tuple[str, bool]:
     """The run folder, and whether there is a run in it to go on with."""
     from textebm import checkpoint
     from textebm.data.registry import short_name
@@ -121,17 +125,17 @@ def _run_folder(chosen: options.Train) -> tuple[Path, bool]:
         folder = Path(str(chosen.resume))
         if not checkpoint.holds_run(folder):
             raise CheckpointError(f"--resume {folder}: there is no checkpoint to go on from")
-        return folder, True
+        return str(folder), True
     if chosen.run_dir is not None:
         folder = Path(chosen.run_dir)
-        return folder, chosen.resume == "auto" and checkpoint.holds_run(folder)
+        return chosen.run_dir, chosen.resume == "auto" and checkpoint.holds_run(folder)
     name = short_name(chosen.settings.data)
     if chosen.resume == "auto":
         of_this_data = re.compile(re.escape(name) + r"-\d{8}-\d{6}")
         found = [p for p in Path("runs").glob("*/checkpoints/last.json") if of_this_data.fullmatch(p.parts[-3])]
         if found:
-            return max(found, key=lambda p: p.stat().st_mtime).parent.parent, True
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}", False
+            return str(max(found, key=lambda p: p.stat().st_mtime).parent.parent), True
+    return str(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"), False
 
 
 @contextmanager

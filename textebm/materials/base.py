@@ -13,6 +13,7 @@ from textebm.data.dataset import Dataset
 from textebm.data.registry import Split
 from textebm.evaluation import SelectBy
 from textebm.model.latent_model import LatentModel, ModelConfig
+from textebm.processes import ALONE, World
 
 Watch = Callable[[str, int], object]
 """Called while data are prepared, with what is being made and how many sentences or images are just done."""
@@ -108,6 +109,10 @@ class Material(ABC):
         exact."""
 
     @abstractmethod
+    def units(self, rows: NDArray[np.int64]) -> int:
+        """What training samples count in progress, by their numbers: as `Batch.units` of a batch of them."""
+
+    @abstractmethod
     def model_config(self) -> ModelConfig:
         """The description of a model that is made for it."""
 
@@ -116,12 +121,12 @@ class Material(ABC):
         """What the log says of it, in JSON types; `name` is the corpus's."""
 
     @abstractmethod
-    def validate(self, model: LatentModel) -> Measured:
-        """Score a model on the validation split, as `evaluation` in the configuration says."""
+    def validate(self, model: LatentModel, world: World = ALONE) -> Measured:
+        """Score a model on the validation split, as `evaluation` in the configuration says; `world` shares the work."""
 
     @abstractmethod
-    def latent_use(self, model: LatentModel) -> dict[str, float | str]:
-        """Whether the model uses z, by name, on the validation split."""
+    def latent_use(self, model: LatentModel, world: World = ALONE) -> dict[str, float | str]:
+        """Whether the model uses z, by name, on the validation split; `world` shares the work."""
 
     @abstractmethod
     def draw(self, model: LatentModel, run_dir: Path, step: int) -> list[str]:

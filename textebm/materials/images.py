@@ -17,6 +17,7 @@ from textebm.data.registry import SPLITS
 from textebm.errors import DataError, UsageError
 from textebm.materials.base import Corpus, Material, Measured, Watch
 from textebm.model.latent_model import OF_TEXT, LatentModel, ModelConfig, read_model_config
+from textebm.processes import ALONE, World
 
 
 class ImageMaterial(Material):
@@ -108,6 +109,10 @@ class ImageMaterial(Material):
         """The images of each batch of an epoch from batch `first` on."""
         return image_batches(len(self.train), self.config.batch_size, self.config.seed, epoch, first)
 
+    def units(self, rows: NDArray[np.int64]) -> int:
+        """Images."""
+        return len(rows)
+
     def model_config(self) -> ModelConfig:
         """A model of images of this shape."""
         config = self.config
@@ -126,15 +131,17 @@ class ImageMaterial(Material):
         shape = dataclasses.asdict(self.train.shape)
         return {"name": name, "shape": shape, **{split: dataclasses.asdict(r) for split, r in reports.items()}}
 
-    def validate(self, model: LatentModel) -> Measured:
+    def validate(self, model: LatentModel, world: World = ALONE) -> Measured:
         """Likelihoods, mean squared errors, energies and norms."""
-        return evaluation.validate_images(model, self.valid, self.config.seed, self.config.evaluation.sentences)
+        settings = self.config.evaluation
+        return evaluation.validate_images(model, self.valid, self.config.seed, settings.sentences, world=world)
 
-    def latent_use(self, model: LatentModel) -> dict[str, float | str]:
+    def latent_use(self, model: LatentModel, world: World = ALONE) -> dict[str, float | str]:
         """Active units, mutual information, KL."""
         settings = self.config.evaluation
         most, chains = settings.active_unit_sentences, settings.active_unit_chains
-        return evaluation.latent_use_of_images(model, self.valid, self.config.seed, most, chains).to_dict()
+        seed = self.config.seed
+        return evaluation.latent_use_of_images(model, self.valid, seed, most, chains, world=world).to_dict()
 
     def draw(self, model: LatentModel, run_dir: Path, step: int) -> list[str]:
         """A grid of images, `samples/step-N.png`."""

@@ -21,6 +21,7 @@ from textebm.data.vocabulary import load_tokenizer, save_tokenizer
 from textebm.errors import DataError
 from textebm.materials.base import Corpus, Material, Measured, Watch
 from textebm.model.latent_model import LatentModel, ModelConfig
+from textebm.processes import ALONE, World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +127,10 @@ class TextMaterial(Material):
         """The sentences of each batch of an epoch from batch `first` on."""
         return epoch_batches(self.config, self.train, epoch, first)
 
+    def units(self, rows: NDArray[np.int64]) -> int:
+        """Tokens, ends of sentences included."""
+        return int(self.train.lengths[rows].sum()) + len(rows)
+
     def model_config(self) -> ModelConfig:
         """A model of this vocabulary."""
         config = self.config
@@ -149,16 +154,17 @@ class TextMaterial(Material):
         vocabulary = {"vocabulary": self.splits.tokenizer.get_vocab_size(), "tokenizer": self.config.tokenizer}
         return {"name": name, **vocabulary, **described}
 
-    def validate(self, model: LatentModel) -> Measured:
+    def validate(self, model: LatentModel, world: World = ALONE) -> Measured:
         """Likelihoods, energies and norms."""
-        return evaluation.validate(model, self.valid, self.config.seed, self.config.evaluation.sentences)
+        settings = self.config.evaluation
+        return evaluation.validate(model, self.valid, self.config.seed, settings.sentences, world=world)
 
-    def latent_use(self, model: LatentModel) -> dict[str, float | str]:
+    def latent_use(self, model: LatentModel, world: World = ALONE) -> dict[str, float | str]:
         """Active units, BLEU of reconstructions, mutual information, KL."""
         settings = self.config.evaluation
         sentences, chains = settings.active_unit_sentences, settings.active_unit_chains
         tokenizer, seed = self.splits.tokenizer, self.config.seed
-        return evaluation.latent_use(model, self.valid, tokenizer, seed, sentences, chains).to_dict()
+        return evaluation.latent_use(model, self.valid, tokenizer, seed, sentences, chains, world=world).to_dict()
 
     def draw(self, model: LatentModel, run_dir: Path, step: int) -> list[str]:
         """Sentences."""

@@ -12,8 +12,11 @@ Source: Pang et al., NeurIPS 2020, algorithm 1; for the encoder's φ see `texteb
 
 import copy
 import dataclasses
+import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +34,46 @@ from textebm.model.latent_model import LatentModel
 from textebm.model.optimisers import adam, clip
 from textebm.model.persistent import PersistentChains
 from textebm.model.random import stream
+from textebm.processes import ALONE, Cut, World, cut, part_size
+
+
+class Part(NamedTuple):
+    """Samples of a batch that are worked on at once.
+
+    key: of their random streams; the learning step's number comes first. share: of the samples of the batch.
+    """
+
+    key: tuple[int, ...]
+    x: Batch
+    share: float
+
+
+class Ends(NamedTuple):
+    """Where the chains of a part led: start and positive are those of the posterior, both (samples, latent)."""
+
+    start: Tensor
+    positive: Tensor
+
+
+class Pair(NamedTuple):
+    """Posterior and prior samples that the EBM learns to tell apart, and their share of the batch."""
+
+    share: float
+    positive: Tensor
+    negative: Tensor
+
+
+class Tally:
+    """Figures of a batch, gathered part by part: 0-dimensional tensors on the device."""
+
+    def __init__(self, names: Iterable[str], like: Tensor) -> None:
+        """Zeros of the dtype and on the device of `like`."""
+        self.sums = {name: like.new_zeros(()) for name in names}
+
+    def add(self, share: float, **figures: Tensor) -> None:
+        """Take in what a part, which is that share of the batch, has to say."""
+        for name, value in figures.items():
+            self.sums[name] = self.sums[name] + share * value.detach()
 
 
 @dataclass(frozen=True)
@@ -109,13 +152,14 @@ def annealed(config: InferenceConfig, step: int) -> InferenceConfig:
 class Learner:
     """Owns the optimisers of one model and makes learning steps."""
 
-    def __init__(self, model: LatentModel, config: Config, steps_per_epoch: int) -> None:
+    def __init__(self, model: LatentModel, config: Config, steps_per_epoch: int, world: World = ALONE) -> None:
         """Adam for the generator and, where there are such parts, for the EBM and the encoder.
 
         Args:
             model: what is trained, already on its device.
             config: the run's configuration.
             steps_per_epoch: learning steps an epoch, for the learning-rate schedule.
+            world: the processes that make each step together.
 
         Raises:
             UsageError: the device cannot compute in the plain way in 16 bits.
@@ -123,6 +167,7 @@ class Learner:
         self.model = model
         self.config = config
         self.steps_per_epoch = steps_per_epoch
+        self.world = world
         self.precision = precision_on(config.precision, model.device)
         narrow = self.precision == "bf16" and native_precision(model.device) != "bf16"
         if config.computation == "plain" and narrow and not model.generator.plain_has_bf16:
@@ -133,6 +178,7 @@ class Learner:
         settings = config.optimiser
         # of generator, encoder and sampler, whose products may have 16 bits; the EBM learns in fp32
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=self.precision == "fp16")
+        self._loss_scale()  # the scaler makes its own when it is first asked
         self.generator_optimiser = self._adam(model.generator)
         self.energy_optimisers = [
             adam(settings.kind, part.parameters(), settings.energy_lr, settings.betas, settings.energy_weight_decay)
@@ -190,6 +236,11 @@ class Learner:
             scale, tracker = state["loss_scale"].tolist()
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
 
+    def _loss_scale(self) -> Tensor:
+        """What losses are multiplied by; it stays on the device."""
+        scale: Tensor = self.scaler.scale(torch.ones((), device=self.model.device))
+        return scale
+
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers by the name of the part that each one owns."""
         names = ["energy", *(f"energy-{number}" for number in range(2, 1 + len(self.energy_optimisers)))]
@@ -197,70 +248,85 @@ class Learner:
         others = {"encoder": self.encoder_optimiser, "sampler": self.sampler_optimiser}
         return {**found, **{name: optimiser for name, optimiser in others.items() if optimiser is not None}}
 
-    def step(self, x: Batch, number: int, chains: Chains | None = None, update_encoder: bool = True) -> StepReport:
+    def step(
+        self,
+        x: Batch | None,
+        number: int,
+        chains: Chains | None = None,
+        update_encoder: bool = True,
+        samples: int | None = None,
+    ) -> StepReport:
         """One learning step.
 
         Args:
-            x: a batch on the model's device.
+            x: a batch on the model's device; of several processes, the rows of it that are this one's (see `cut`), or
+                None where it has none.
             number: the step's number in the run, from 0; every random stream is keyed by it.
-            chains: the persistent chains of its sentences, which move on.
+            chains: the persistent chains of these sentences, which move on.
             update_encoder: whether the encoder learns too; `encoder_step` may have taught it before.
+            samples: of the whole batch (default: of x).
 
         Raises:
             ValueError: inference is persistent, and there are no chains.
+            ProcessError: another process has ended.
         """
         self._set_learning_rates(number)
-        loss_scale = self.scaler.scale(torch.ones((), device=self.model.device))
+        loss_scale = self._loss_scale()
         stage = self.model.prior.stage(number)
+        parts = self._parts(x, number, samples=samples)
+        tally = self._tally()
         with self.model.prior.before(stage):
-            starts, positive, of_parts = self._learn_from_parts(x, number, chains)
-            negative, exploded = self._negatives(starts, number)
-        log_prob, gradient_norm, of_encoder = self._update_generator(of_parts, number, update_encoder)
-        energies = self._update_energy(positive, negative, stage)
-        of_sampler = self._update_sampler(x, positive, number)
+            ends = self._learn_from_parts(parts, chains, tally)
+            pairs = self._negatives(parts, ends, number, samples, tally)
+        self._learn_from_pairs(pairs, stage, tally)
+        self._sum_over_processes(stage, tally)
+        norms = self._follow(number, update_encoder, stage)
+        of_sampler = self._update_sampler(parts, ends, number)
         if self.average is not None:
             self.average.update(self.model, number + 1)
-        seen = {
-            "log_prob": log_prob,
-            "posterior_energy": energies[0],
-            "prior_energy": energies[1],
-            "posterior_norm": positive.norm(dim=1).mean(),
-            "prior_norm": negative.norm(dim=1).mean(),
-            "posterior_displacement": (positive - starts).norm(dim=1).mean(),
-            "gradient_norm": gradient_norm,
-            "energy_gradient_norm": energies[2],
-            "exploded_chains": exploded + torch.stack([part["exploded"] for part in of_parts]).sum(),
-            "loss_scale": loss_scale,
-        }
+        seen = {**tally.sums, **norms, "loss_scale": loss_scale}
         if of_sampler:
             return SamplerReport(**seen, **of_sampler)
-        return EncoderReport(**seen, **of_encoder) if of_encoder else StepReport(**seen)
+        return StepReport(**seen) if self.encoder_optimiser is None else EncoderReport(**seen)
 
-    def encoder_step(self, x: Batch, number: int, update: int) -> Tensor:
+    def encoder_step(self, x: Batch | None, number: int, update: int, samples: int | None = None) -> Tensor:
         """One update of the encoder alone, before learning step `number` (He et al., ICLR 2019).
 
         Args:
-            x: a batch on the model's device.
+            x: a batch on the model's device, or this process's rows of it (see `step`).
             number: of the learning step.
             update: the update's number within it, from 1; random streams are keyed by both.
+            samples: of the whole batch (default: of x).
 
         Returns:
-            What the encoder descends, summed over the sentences, in nats; it stays on the device.
+            What the encoder descends, summed over the sentences of the batch, in nats; it stays on the device.
         """
         assert self.model.encoder is not None
         assert self.encoder_optimiser is not None
         self._set_learning_rates(number)
         self.encoder_optimiser.zero_grad(set_to_none=True)
-        inputs, losses = list(self.model.encoder.parameters()), []
-        for key, part in self._parts(x, number, update):
-            likelihood, inferred = self._infer(part, *key)
+        inputs, tally = list(self.model.encoder.parameters()), Tally(["loss"], self.model.prior.origin)
+        for part in self._parts(x, number, update, samples):
+            likelihood, inferred = self._infer(part.x, *part.key)
             loss = self._encoder_loss(inferred, number) - likelihood.log_prob(inferred.z).mean()
-            share = part.batch_size / x.batch_size
-            self.scaler.scale(share * loss).backward(inputs=inputs)  # type: ignore[no-untyped-call]
-            losses.append(loss.detach() * part.batch_size)
+            self.scaler.scale(part.share * loss).backward(inputs=inputs)  # type: ignore[no-untyped-call]
+            tally.add(part.x.batch_size, loss=loss)
+        self._sum(inputs, tally)
         self._step_encoder()
         self.scaler.update()
-        return torch.stack(losses).sum()
+        return tally.sums["loss"]
+
+    def cut(self, samples: int) -> Cut:
+        """How a batch of so many samples is cut, and which rows of it are this process's.
+
+        Parts are numbered through the whole batch, and random streams are keyed by their numbers. So what a step does
+        is decided by how its batch is cut, and not by which process does it: N processes make the step that one makes
+        with `micro_batch` = batch_size / N.
+        """
+        config = self.config
+        full = config.batch_size if config.batch_tokens is None and self.world.count > 1 else samples
+        size = part_size(samples, full, config.micro_batch, self.world.count)
+        return cut(samples, size, self.world.rank, self.world.count)
 
     def reset_generator(self, number: int) -> None:
         """Give the generator new weights before learning step `number`, and it and the encoder new optimisers.
@@ -282,72 +348,77 @@ class Learner:
             for group in optimiser.param_groups:
                 group["lr"] = rates.get(name, settings.energy_lr) * factor
 
-    def _parts(self, x: Batch, number: int, update: int = 0) -> list[tuple[tuple[int, ...], Batch]]:
-        """The parts of a batch that are worked on at once, each with the key of its random streams.
+    def _parts(self, x: Batch | None, number: int, update: int = 0, samples: int | None = None) -> list[Part]:
+        """The parts of a batch that this process works on, one after the other.
 
         Args:
-            x: the batch.
+            x: its rows of the batch.
             number: of the learning step.
             update: of the encoder alone within it, from 1; 0 for the learning step itself.
+            samples: of the whole batch (default: of x).
         """
-        parts = x.split(self.config.micro_batch or x.batch_size)
+        if x is None:
+            return []
+        total = x.batch_size if samples is None else samples
+        plan = self.cut(total)
         first = (number, update) if update else (number,)
-        return [((number, update, place) if place else first, part) for place, part in enumerate(parts)]
+        keys = (((number, update, place) if place else first) for place in itertools.count(plan.first))
+        return [Part(key, part, part.batch_size / total) for key, part in zip(keys, x.split(plan.size), strict=False)]
 
-    def _learn_from_parts(
-        self, x: Batch, number: int, chains: Chains | None
-    ) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
+    def _tally(self) -> Tally:
+        """What is counted part by part, at 0."""
+        names = ["log_prob", "posterior_energy", "prior_energy", "posterior_norm", "prior_norm"]
+        names += ["posterior_displacement", "exploded_chains"]
+        names += [] if self.encoder_optimiser is None else ["kl", "encoder_loss"]
+        return Tally(names, self.model.prior.origin)
+
+    def _learn_from_parts(self, parts: list[Part], chains: Chains | None, tally: Tally) -> list[Ends]:
         """Infer z of each part of a batch, and let the gradients of generator and encoder gather over all parts.
 
         Args:
-            x: the batch; its parts are of `micro_batch` samples.
-            number: of the learning step.
-            chains: the persistent chains of its samples.
+            parts: of the batch.
+            chains: the persistent chains of their samples, all in a row.
+            tally: of the batch.
 
         Returns:
-            Where the posterior chains started, where they ended, and what a report says of each part, weighted by its
-            share in the batch.
+            Where the posterior chains of each part started and ended.
 
         Raises:
             ValueError: inference is persistent, and there are no chains.
         """
-        if self.model.method.is_persistent and chains is None:
+        if self.model.method.is_persistent and chains is None and parts:
             raise ValueError("inference is persistent: a learning step needs the chains of its sentences")
-        kept = chains if self.model.method.is_persistent else None
-        parts = self._parts(x, number)
-        sizes = [part.batch_size for _, part in parts]
+        kept = chains if self.model.method.is_persistent and parts else None
+        sizes = [part.x.batch_size for part in parts]
         begun = [None] * len(parts) if kept is None else torch.split(kept.read(), sizes)
         self.generator_optimiser.zero_grad(set_to_none=True)
         if self.encoder_optimiser is not None:
             self.encoder_optimiser.zero_grad(set_to_none=True)
-        starts, ends, told = [], [], []
-        for (key, part), start in zip(parts, begun, strict=True):
-            likelihood, inferred = self._infer(part, *key, start=start)
-            exploded = langevin.exploded(inferred.z.detach()).sum()
+        ends = []
+        for part, start in zip(parts, begun, strict=True):
+            likelihood, inferred = self._infer(part.x, *part.key, start=start)
+            tally.add(1, exploded_chains=langevin.exploded(inferred.z.detach()).sum())
             if self.rejects and self.model.method.has_chain:
                 inferred = inferred._replace(z=langevin.put_back(inferred.z, inferred.start))
-            share = part.batch_size / x.batch_size
-            told.append({**self._gather(likelihood, inferred, number, share), "exploded": exploded})
-            starts.append(inferred.start.detach())
-            ends.append(inferred.z.detach())
+            self._gather(likelihood, inferred, part, tally)
+            ends.append(Ends(inferred.start.detach(), inferred.z.detach()))
         if kept is not None:
-            kept.write(torch.cat(ends))
-        return torch.cat(starts), torch.cat(ends), told
+            kept.write(torch.cat([end.positive for end in ends]))
+        return ends
 
-    def _gather(
-        self, likelihood: ConditionedLikelihood, inferred: Inferred, number: int, share: float
-    ) -> dict[str, Tensor]:
-        """Add the gradients of a part, which is that share of its batch; returns what a report says of it."""
+    def _gather(self, likelihood: ConditionedLikelihood, inferred: Inferred, part: Part, tally: Tally) -> None:
+        """Add the gradients of a part, and what a report says of it."""
+        number = part.key[0]
         log_prob = likelihood.log_prob(inferred.z).mean()
         of_encoder = self._encoder_loss(inferred, number)
         loss = -log_prob if self.encoder_optimiser is None else of_encoder - log_prob
-        self.scaler.scale(share * loss).backward()  # type: ignore[no-untyped-call]
-        seen = {"log_prob": log_prob}
+        self.scaler.scale(part.share * loss).backward()  # type: ignore[no-untyped-call]
+        moved = (inferred.z.detach() - inferred.start.detach()).norm(dim=1).mean()
+        tally.add(part.share, log_prob=log_prob, posterior_displacement=moved)
         if inferred.q is not None:
             with torch.no_grad():
                 kl = kl_divergence(inferred.q, inferred.start, self.model.prior).mean()
-            seen |= {"kl": kl, "encoder_loss": of_encoder}
-        return {name: share * value.detach() for name, value in seen.items()}
+            tally.add(part.share, kl=kl, encoder_loss=of_encoder)
 
     def _infer(self, x: Batch, *key: int, start: Tensor | None = None) -> tuple[ConditionedLikelihood, Inferred]:
         """Posterior samples, and the likelihood that the generator learns from.
@@ -380,52 +451,98 @@ class Learner:
         )
         return of_step() if fresh else conditioned, inferred
 
-    def _negatives(self, starts: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Prior samples: one for each posterior sample, unless fewer chains are kept, or prior chains start at both
-        the posterior chains' starts and the reference Gaussian; and how many chains exploded.
+    def _negatives(
+        self, parts: list[Part], ends: list[Ends], number: int, samples: int | None, tally: Tally
+    ) -> list[Pair]:
+        """Prior samples beside the posterior samples of each part, from prior chains of its own.
+
+        One for each posterior sample; two, where prior chains start at both the posterior chains' starts and the
+        reference Gaussian. Chains that are kept from step to step are moved once for the whole batch, by every process
+        alike, and stand beside all its posterior samples.
         """
-        seed, device, n = self.config.seed, self.model.device, len(starts)
-        noise = stream(seed, "prior", number, device=device)
+        if self.chains is None:
+            return [self._pair(part, end, tally) for part, end in zip(parts, ends, strict=True)]
+        seed, device = self.config.seed, self.model.device
+        own = sum(part.x.batch_size for part in parts)
+        total = own if samples is None else samples
+        choice, noise = (stream(seed, name, number, device=device) for name in ("persistent", "prior"))
+        negative, exploded = self.chains.advance(total, choice, noise)
+        if self.world.first:
+            tally.add(1, exploded_chains=exploded)
+        return [Pair(own / total, torch.cat([end.positive for end in ends]), negative)] if parts else []
+
+    def _pair(self, part: Part, end: Ends, tally: Tally) -> Pair:
+        """The posterior samples of a part, and prior samples of their own."""
+        noise = stream(self.config.seed, "prior", *part.key, device=self.model.device)
+        n = len(end.start)
         if self.model.draws_prior_starts and self.config.sampler.prior_start == "posterior":
-            start = torch.cat([starts, self.model.prior.sample_reference(n, noise)])
-        elif self.chains is None:
-            start = self.model.prior_start(self.model.prior.sample_reference(n, noise), noise)
+            start = torch.cat([end.start, self.model.prior.sample_reference(n, noise)])
         else:
-            choice = stream(seed, "persistent", number, device=device)
-            return self.chains.advance(n, choice, noise)
-        end = self.model.prior.move(start, noise)
-        exploded = langevin.exploded(end).sum()
-        return langevin.put_back(end, start) if self.rejects else end, exploded
+            start = self.model.prior_start(self.model.prior.sample_reference(n, noise), noise)
+        negative = self.model.prior.move(start, noise)
+        tally.add(1, exploded_chains=langevin.exploded(negative).sum())
+        return Pair(part.share, end.positive, langevin.put_back(negative, start) if self.rejects else negative)
 
     def _candidates(self, *key: int) -> Candidates | None:
         """What draws the words of the chain's sampled softmax, where it is sampled."""
         sampled, device = self.config.inference.sampled_softmax, self.model.device
         return Candidates(sampled, stream(self.config.seed, "candidates", *key, device=device)) if sampled else None
 
-    def _update_generator(
-        self, of_parts: list[dict[str, Tensor]], number: int, update_encoder: bool
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Let the generator, and the encoder with it, follow what the parts gathered; returns what a report says."""
+    def _learn_from_pairs(self, pairs: list[Pair], stage: int | None, tally: Tally) -> None:
+        """Let the gradient of the prior gather over all parts, and count what a report says of its samples."""
+        prior = self.model.prior
+        if self.energy_optimisers:
+            self.energy_optimisers[stage or 0].zero_grad(set_to_none=True)
+        for share, positive, negative in pairs:
+            tally.add(share, posterior_norm=positive.norm(dim=1).mean(), prior_norm=negative.norm(dim=1).mean())
+            if self.energy_optimisers:
+                loss, f_positive, f_negative = prior.objective(positive, negative, stage)
+                (share * loss).backward()  # type: ignore[no-untyped-call]
+                tally.add(share, posterior_energy=-f_positive, prior_energy=-f_negative)
+
+    def _sum_over_processes(self, stage: int | None, tally: Tally) -> None:
+        """Let every process have the gradients and the figures of the whole batch, in one message."""
+        learning: list[nn.Module | None] = [self.model.generator, self.model.encoder]
+        learning += [self.model.prior.parts()[stage or 0]] if self.energy_optimisers else []
+        self._sum([p for part in learning if part is not None for p in part.parameters()], tally)
+
+    def _sum(self, parameters: Iterable[nn.Parameter], tally: Tally) -> None:
+        """Sum gradients and figures over processes; who had no part of the batch brings zeros."""
+        if self.world.count == 1:
+            return
+        learning = list(parameters)
+        for parameter in learning:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.world.sum([*(p.grad for p in learning if p.grad is not None), *tally.sums.values()])
+
+    def _follow(self, number: int, update_encoder: bool, stage: int | None) -> dict[str, Tensor]:
+        """Let generator, encoder and EBM follow what was gathered; returns what a report says of their gradients."""
         self._scale_generator_gradient()
-        norm = self._follow(self.generator_optimiser, self.model.generator, self.config.optimiser.clip)
-        names = [name for name in of_parts[0] if name != "exploded"]
-        seen = {name: torch.stack([part[name] for part in of_parts]).sum() for name in names}
-        log_prob = seen.pop("log_prob")
-        if seen:
+        norm = self._optimise(self.generator_optimiser, self.model.generator, self.config.optimiser.clip)
+        seen = {"gradient_norm": norm, "energy_gradient_norm": torch.zeros_like(norm)}
+        if self.encoder_optimiser is not None:
             weight = 0.0 if self.model.method.has_chain else self._kl_weight(number)
-            seen["kl_weight"] = torch.full_like(log_prob, weight)
+            seen["kl_weight"] = torch.full_like(norm, weight)
             seen["encoder_gradient_norm"] = self._step_encoder(update_encoder)
         self.scaler.update()
-        return log_prob, norm, seen
+        if self.energy_optimisers:
+            prior = self.model.prior
+            part = prior.parts()[stage or 0]
+            seen["energy_gradient_norm"] = clip(list(part.parameters()), self.config.optimiser.energy_clip)
+            self.energy_optimisers[stage or 0].step()
+            prior.refine_norms()
+        return seen
 
-    def _follow(self, optimiser: torch.optim.Optimizer, part: nn.Module, largest: float, update: bool = True) -> Tensor:
-        """Clip the gradient of a part and let its optimiser follow it, but for one that overflowed in fp16.
+    def _optimise(
+        self, optimiser: torch.optim.Optimizer, part: nn.Module, largest: float, update: bool = True
+    ) -> Tensor:
+        """Clip the gradient of a scaled loss and follow it, unless it overflowed in fp16.
 
         Returns:
             Its norm before clipping; 0 of one that overflowed.
         """
-        if self.scaler.is_enabled():
-            self.scaler.unscale_(optimiser)
+        self.scaler.unscale_(optimiser)
         norm = clip(list(part.parameters()), largest)
         if update:
             self.scaler.step(optimiser)
@@ -452,27 +569,14 @@ class Learner:
         assert self.encoder_optimiser is not None
         settings = self.config.optimiser
         largest = settings.clip if settings.encoder_clip is None else settings.encoder_clip
-        return self._follow(self.encoder_optimiser, self.model.encoder, largest, update)
+        return self._optimise(self.encoder_optimiser, self.model.encoder, largest, update)
 
-    def _update_energy(self, positive: Tensor, negative: Tensor, stage: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.energy_optimisers:
-            zero = positive.new_zeros(())
-            return zero, zero, zero
-        prior, optimiser = self.model.prior, self.energy_optimisers[stage or 0]
-        loss, f_positive, f_negative = prior.objective(positive, negative, stage)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = clip(list(prior.parts()[stage or 0].parameters()), self.config.optimiser.energy_clip)
-        optimiser.step()
-        prior.refine_norms()
-        return -f_positive.detach(), -f_negative.detach(), norm
-
-    def _update_sampler(self, x: Batch, ends: Tensor, number: int) -> dict[str, Tensor]:
+    def _update_sampler(self, parts: list[Part], ends: list[Ends], number: int) -> dict[str, Tensor]:
         """Let the learned sampler, where there is one, learn from the ends of posterior chains, and its average follow.
 
         Args:
-            x: the batch that they are of.
-            ends: z⁺.
+            parts: of the batch.
+            ends: of their chains.
             number: of the learning step.
 
         Returns:
@@ -484,13 +588,18 @@ class Learner:
         assert self.model.sampler is not None
         settings, losses, norms = self.config.sampler, [], []
         for update in range(settings.updates):
-            source = stream(self.config.seed, "sampler", number, update, device=self.model.device)
-            features = self.sampler.features(x, source, self.precision)
-            loss = self.sampler.losses(ends, features, source).mean()
             self.sampler_optimiser.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            norms.append(self._follow(self.sampler_optimiser, self.sampler, self.config.optimiser.sampler_clip))
+            tally = Tally(["loss"], self.model.prior.origin)
+            for part, end in zip(parts, ends, strict=True):
+                place = part.key[2:]
+                source = stream(self.config.seed, "sampler", number, update, *place, device=self.model.device)
+                features = self.sampler.features(part.x, source, self.precision)
+                loss = self.sampler.losses(end.positive, features, source).mean()
+                self.scaler.scale(part.share * loss).backward()  # type: ignore[no-untyped-call]
+                tally.add(part.share, loss=loss)
+            self._sum(self.sampler.parameters(), tally)
+            norms.append(self._optimise(self.sampler_optimiser, self.sampler, self.config.optimiser.sampler_clip))
             self.scaler.update()
-            losses.append(loss.detach())
+            losses.append(tally.sums["loss"])
         follow(self.model.sampler, self.sampler, settings.ema, number + 1)
         return {"sampler_loss": torch.stack(losses).mean(), "sampler_gradient_norm": torch.stack(norms).mean()}
