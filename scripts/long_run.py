@@ -2,8 +2,8 @@
 
     python scripts/long_run.py --output results/long-run.json
 
-It trains a tiny model for many steps through the loop of `textebm train`, on sentences of every length, so that whatever
-is kept for each shape shows; then that model writes many sentences, and these are measured. Memory is what the system
+It trains a tiny model for many steps through the loop of `textebm train`, on sentences of every length, so that what is
+kept for each shape shows; then that model writes many sentences, and these are measured. Memory is what the system
 counts as resident (Linux: it is read from /proc).
 
 Memory counts as flat when its trend over the last 80 % of the steps is below BOUND.

@@ -36,6 +36,7 @@ COMMANDS = {
     "data": "corpora",
     "plot": "report",
     "report": "report",
+    "share": "sharing",
     "app": "app",
     "env": "surroundings",
 }
@@ -68,6 +69,7 @@ commands:
   data         list corpora, show one, download it, check what is on this machine
   plot         draw a run's learning curves
   report       everything about a run on one page of HTML
+  share        a folder with a trained model and its card; or push it to the Hugging Face Hub
   app          a page in the browser: generate, interpolate, watch a chain
   env          say what textebm finds on this machine
 
