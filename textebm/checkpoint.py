@@ -423,12 +423,13 @@ def truncate_log(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line).get("step", 0) <= step:
-                kept.append(line)
-        except ValueError:  # the line a crash cut short
-            continue
+    with path.open("rb") as log:
+        for line in log:
+            try:
+                if json.loads(line).get("step", 0) <= step:
+                    kept.append(line.decode("utf-8").rstrip("\n"))
+            except ValueError:  # the line a crash cut short, perhaps within a character
+                continue
     write_text(path, "".join(line + "\n" for line in kept))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textebm import checkpoint, plots
-from textebm.charts import Chart, Line, learning_charts
+from textebm.charts import Chart, Line, learning_charts, thinned
 from textebm.config import Config, flat
 from textebm.errors import CheckpointError, DataError, TextebmError, UsageError
 from textebm.lm_eval import compare, tables
@@ -336,7 +336,7 @@ def describe_data(config: Config, data: Mapping[str, Any]) -> Iterator[tuple[str
     ]
     yield "splits", ", ".join(counts)
     if "vocabulary" in data:
-        yield "vocabulary", f"{data['vocabulary']:,} entries ({data['tokenizer']})"
+        yield "vocabulary", f"{data['vocabulary']:,} entries ({data.get('tokenizer', 'word')})"
 
 
 def describe_model(model: "LatentModel") -> Iterator[tuple[str, str]]:
@@ -387,7 +387,7 @@ def _of_making(run: _Run, first: Mapping[str, Any], results: Sequence[dict[str, 
 def _learning(run: _Run) -> Section:
     """Every figure of the log that says how learning went."""
     train, valid = run.lines("train"), run.lines("valid")
-    charts = [chart for chart in learning_charts(train, valid) if chart.lines]
+    charts = [thinned(chart) for chart in learning_charts(train, valid) if chart.lines]
     remarks = [] if charts else ["Nothing was logged: there are no learning curves."]
     return Section("learning", "Learning", charts=charts, remarks=remarks)
 
