@@ -10,7 +10,6 @@ Memory counts as flat when its trend over the last 80 % of the steps is below BO
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import os
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from textebm import checkpoint, hardware, training
+from textebm import checkpoint, hardware, memory, training
 from textebm.config import Config, load_config
 from textebm.materials.text import TextMaterial
 
@@ -106,8 +105,8 @@ def train(folder: Path, steps: int, every: int, precision: str) -> dict[str, Any
 def verdict(measured: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Whether a run grows, from what was measured of it."""
     settled = measured[int(SETTLED * len(measured)) :]
-    steps, memory = (np.array([each[name] for each in settled]) for name in ("step", "memory_mb"))
-    trend = float(np.polyfit(steps / 1000, memory, 1)[0])
+    steps, resident = (np.array([each[name] for each in settled]) for name in ("step", "memory_mb"))
+    trend = float(np.polyfit(steps / 1000, resident, 1)[0])
     return {
         "memory_mb_in_1000_steps": round(trend, 3),
         "bound_mb_in_1000_steps": BOUND,
@@ -122,7 +121,7 @@ def given_back() -> float:
     """MB that the C library's allocator held though nobody used them: what is left is in use."""
     gc.collect()
     before = measure_process()["memory_mb"]
-    ctypes.CDLL(None).malloc_trim(0)
+    memory.give_back()
     return round(before - measure_process()["memory_mb"], 1)
 
 
