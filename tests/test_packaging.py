@@ -9,7 +9,6 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import time
 import tomllib
 import venv
 import zipfile
@@ -308,14 +307,20 @@ class TestStartUp:
         assert __version__ in run(script, "--version", cwd=tmp_path)
 
     def test_help_comes_at_once(self, tmp_path: Path) -> None:
-        """Minimum of five: what the program costs, without what else the machine was doing."""
+        """Least of five, in seconds of the processor: what the program costs, whatever else the machine is doing."""
         script = Path(sysconfig.get_path("scripts")) / "textebm"
         seconds = []
         for _ in range(5):
-            start = time.perf_counter()
+            before = processor_seconds_of_children()
             run(script, "--help", cwd=tmp_path)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(processor_seconds_of_children() - before)
         assert min(seconds) < HELP_SECONDS, seconds
+
+
+def processor_seconds_of_children() -> float:
+    """Of the processes that this one has waited for."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 class TestCheckout:

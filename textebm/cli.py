@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from textebm._version import __version__
-from textebm.commands.terminal import say
 from textebm.errors import TextebmError, UsageError
 
 COMMANDS = {
@@ -104,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"textebm {__version__}")
         return 0
+    from textebm.commands.terminal import say  # brings the reader of options, which help does without
+
     try:
         code = command(words[0])(words[1:])
         sys.stdout.flush()
