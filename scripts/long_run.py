@@ -33,17 +33,17 @@ BOUND = 1.0
 """MB in 1,000 steps. A run of a million steps would then grow by 1 GB at most."""
 SETTLED = 0.2
 """Part of the steps over which a process may still fill its caches."""
-LONGEST, WORDS, BATCH, STEPS_AN_EPOCH = 40, 500, 4, 1000
+LONGEST, WORDS, BATCH, STEPS_AN_EPOCH = 24, 500, 4, 1000
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MB = 1e6
 OUTPUT = "sentences.txt"
 
 SETTINGS = f"""\
-prior: {{latent_dim: 8, width: 16, steps: 3}}
+prior: {{latent_dim: 8, width: 16, steps: 2}}
 generator: {{embedding_dim: 16, hidden_dim: 32}}
-inference: {{steps: 2, step_size: 0.3}}
+inference: {{steps: 1, step_size: 0.3}}
 optimiser: {{lr: 0.002}}
-evaluation: {{sentences: 100, active_unit_sentences: 10, active_unit_chains: 3, samples: 5}}
+evaluation: {{sentences: 60, active_unit_sentences: 5, active_unit_chains: 3, samples: 5}}
 batch_size: {BATCH}
 """
 
