@@ -3,8 +3,8 @@
     python scripts/long_run.py --output results/long-run.json
 
 It trains a tiny model for many steps through the loop of `textebm train`, on sentences of every length, so that what is
-kept for each shape shows; then that model writes many sentences, and these are measured. Memory is what the system
-counts as resident (Linux: it is read from /proc).
+kept for each shape shows; then that model writes many sentences, and these are measured; and a log of many bytes is
+drawn. Memory is what the system counts as resident (Linux: it is read from /proc).
 
 Memory counts as flat when its trend over the last 80 % of the steps is below BOUND.
 """
@@ -190,6 +190,19 @@ def interrupt(folder: Path) -> dict[str, Any]:
     return {"bytes_written_before": max(sizes, default=0), "exit_code": code, "files_left": left}
 
 
+def long_log(folder: Path, size: int) -> dict[str, float]:
+    """Learning curves out of a log of some bytes: that of the run, over and over, as if it had gone on."""
+    (folder / "long").mkdir()
+    lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    last, written, begin = lines[-1]["step"], 0, 0
+    with (folder / "long" / "log.jsonl").open("w", encoding="utf-8") as log:
+        while written < size:
+            for line in lines:
+                written += log.write(json.dumps(line | {"step": begin + line["step"]}, ensure_ascii=False) + "\n")
+            begin += last
+    return {"bytes": written, "steps": begin, **run(folder, "plot", "long", "--output", "curves.png")}
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,6 +210,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=250, help="steps between two measurements")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--sentences", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--log", type=int, default=100_000_000, help="bytes of a log that is drawn")
     parser.add_argument("--output", type=Path, help="JSON file for what was found")
     chosen = parser.parse_args()
     options = f"--steps {chosen.steps} --every {chosen.every} --precision {chosen.precision}"
@@ -208,9 +222,11 @@ def main() -> int:
             generated.append(generate(folder, n))
             measured.append(fppl(folder, n))
         interrupted = interrupt(folder)
+        plotted = long_log(folder, chosen.log)
     result = {
         "name": "long-run",
-        "command": f"python scripts/long_run.py {options} --sentences {' '.join(map(str, chosen.sentences))}",
+        "command": f"python scripts/long_run.py {options} --sentences {' '.join(map(str, chosen.sentences))} "
+        f"--log {chosen.log}",
         "commit": hardware.commit(),
         "hardware": hardware.hardware_class("cpu"),
         "versions": hardware.versions(),
@@ -218,6 +234,7 @@ def main() -> int:
         "generate": generated,
         "fppl": measured,
         "interrupted": interrupted,
+        "plot_of_a_long_log": plotted,
     }
     written = json.dumps(result, indent=2) + "\n"
     print(written, end="")

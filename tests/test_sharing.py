@@ -136,6 +136,12 @@ class TestFolder:
             LatentEBM.from_pretrained(tmp_path / "run", device="cpu").save_pretrained(tmp_path / "run" / inside)
         assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
+    def test_may_lie_beside_any_other_folder(self, trained_run: Path, tmp_path: Path) -> None:
+        (tmp_path / "checkpoints").mkdir()
+        shutil.copytree(trained_run, tmp_path / "run")
+        LatentEBM.from_pretrained(tmp_path / "run", device="cpu").save_pretrained(tmp_path / "shared")
+        assert (tmp_path / "shared" / "README.md").exists()
+
     def test_that_cannot_be_written(self, trained_run: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(UsageError, match="cannot be written"):

@@ -72,7 +72,7 @@ def export(
         DataError: a file of results is no JSON.
     """
     target = target.resolve()
-    if any((folder / "checkpoints").is_dir() for folder in (target, *target.parents[:2])):
+    if any(checkpoint.holds_run(folder) for folder in (target, *target.parents[:2])):
         raise UsageError(f"{target} is, or lies in, a run folder: name another folder to share the model in")
     origin = Origin.of(source)
     try:
