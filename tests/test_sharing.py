@@ -157,13 +157,13 @@ class TestPlaces:
             ("ptb", "ptb"),
             ("hf:stanfordnlp/imdb", "hf:stanfordnlp/imdb"),
             ("hf:stanfordnlp/imdb@main:plain_text", "hf:stanfordnlp/imdb@main:plain_text"),
-            ("/home/me/secret/letters.txt", "letters.txt"),
+            ("/srv/me/secret/letters.txt", "letters.txt"),
             ("../letters", "letters"),
-            ("hf:/home/me/secret/letters", "letters"),
+            ("hf:/srv/me/secret/letters", "letters"),
         ],
     )
     def test_of_data(self, data: str, public: str) -> None:
-        config = dataclasses.replace(Config(), data=data, data_dir="/home/me/data")
+        config = dataclasses.replace(Config(), data=data, data_dir="/srv/me/data")
         after = model_card.without_places(config)
         assert (after.data, after.data_dir) == (public, None)
 
