@@ -49,9 +49,9 @@ types: $(WHEEL_READY)  ## mypy --strict on the unpacked wheel
 	cd $(UNPACKED) && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 	  --cache-dir $(CURDIR)/.mypy_cache --strict -p textebm
 
-wheel: $(WHEEL_READY)  ## dist/textebm-VERSION.whl, built from the source distribution
+wheel: $(WHEEL_READY)  ## dist/textebm-VERSION.whl, built from the source distribution, which lies beside it
 
-$(WHEEL_READY): $(READY) $(SOURCES) README.md LICENSE
+$(WHEEL_READY): $(READY) $(SOURCES) README.md LICENSE MANIFEST.in
 	rm -rf dist && mkdir dist
 	$(BIN)/python -m build --no-isolation --outdir dist > dist/build.log 2>&1 || { cat dist/build.log; exit 1; }
 	@touch $@

@@ -216,14 +216,17 @@ def _from_disk(path: Path) -> "dict[str, Dataset] | Dataset":
 
 
 def _unreachable(reference: Reference) -> str | None:
-    """Why the hub cannot be asked, or None where it can, or need not.
+    """Why the hub cannot be asked, or None where it can, or need not."""
+    return None if reference.path is not None and not offline() else hub_unreachable()
+
+
+def hub_unreachable() -> str | None:
+    """Why the Hugging Face Hub cannot be asked, or None where it can.
 
     One short question: the libraries themselves try again for minutes before they give up.
     """
     if variable := offline():
         return f"{variable} is set"
-    if reference.path is not None:
-        return None
     from huggingface_hub import constants, get_session
 
     try:

@@ -427,6 +427,12 @@ class TestLog:
         assert kept == [lines[0], lines[1], lines[2], lines[4]]
         assert path.read_text().endswith("\n")
 
+    def test_a_crash_within_a_character_cost_its_line_alone(self, tmp_path: Path) -> None:
+        path, whole = tmp_path / "log.jsonl", b'{"step": 1, "samples": ["caf\xc3\xa9"]}\n'
+        path.write_bytes(whole + whole[:-5])
+        checkpoint.truncate_log(path, 5)
+        assert path.read_bytes() == whole
+
     def test_a_log_that_is_not_there_stays_so(self, tmp_path: Path) -> None:
         checkpoint.truncate_log(tmp_path / "log.jsonl", 5)
         assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,12 @@
 import json
 import re
 import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 import torch
@@ -209,6 +214,28 @@ class TestOutput:
         assert len(ticks) == 2
         lines = (tmp_path / "s.jsonl").read_text(encoding="utf-8").splitlines()
         assert lines == ['{"text": "ein Öl", "energy": -1.5}', '{"text": "", "energy": 0.0}']
+
+
+class TestInterrupted:
+    @pytest.mark.skipif(sys.platform == "win32", reason="signals as clusters send them")
+    @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+    def test_nothing_half_written_is_left(
+        self, which: signal.Signals, trained_run: Path, start_process: Callable[..., Popen[str]], tmp_path: Path
+    ) -> None:
+        (tmp_path / "out.txt").write_text("as it was", encoding="utf-8")
+        process = start_process("generate", "--model", trained_run, "-n", 100_000_000, "--output", "out.txt")
+        try:
+            while not any(path.stat().st_size for path in tmp_path.glob(".out.txt.*.tmp")):
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+            process.send_signal(which)
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert process.returncode == 130
+        assert err.splitlines()[-1] == "interrupted"
+        assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+        assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "as it was"
 
 
 class TestReconstruct:

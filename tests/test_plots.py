@@ -1,7 +1,9 @@
 """Pictures of a run."""
 
 import csv
+import json
 import shutil
+import tracemalloc
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -86,6 +88,18 @@ class TestLog:
     def test_a_folder_that_is_no_run(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="is no run folder"):
             plots.read_log(tmp_path)
+
+    def test_memory_stays_near_the_size_of_the_file(self, tmp_path: Path) -> None:
+        """Of a run of millions of steps too: names of figures, and the text of the file, are not kept for each line."""
+        names = [f"the_name_of_a_figure_{number}" for number in range(20)]
+        line = json.dumps({"kind": "train", **dict.fromkeys(names, 1.5)}) + "\n"
+        (tmp_path / "log.jsonl").write_text(line * 5000, encoding="utf-8")
+        tracemalloc.start()
+        lines = plots.read_log(tmp_path)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(lines) == 5000
+        assert most < 3 * len(line) * 5000
 
     def test_a_damaged_line(self, tmp_path: Path) -> None:
         (tmp_path / "log.jsonl").write_text('{"kind": "start"}\n{"kind": "tr')

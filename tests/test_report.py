@@ -342,6 +342,19 @@ class TestCharts:
         assert all(axis.low - 1e-9 <= tick <= axis.high + 1e-9 for tick in ticks)
         assert len({report_page.tick_label(tick) for tick in ticks}) == len(ticks)
 
+    def test_a_long_line_is_thinned_evenly_and_keeps_its_ends(self) -> None:
+        x = [float(step) for step in range(20, 1_000_020, 20)]
+        long = Line("a", x, [2 * step for step in x], low=[step - 1 for step in x], form="dots")
+        short = Line("b", [0, 1, 2], [1.0, 2.0, 3.0])
+        thin, same = charts.thinned(chart(lines=[long, short])).lines
+        assert same is short
+        assert len(thin.x) == charts.POINTS
+        assert (thin.x[0], thin.x[-1], thin.form, thin.high) == (20, 1_000_000, "dots", None)
+        assert thin.low is not None
+        assert all(y == 2 * step and low == step - 1 for step, y, low in zip(thin.x, thin.y, thin.low, strict=True))
+        distances = [after - before for before, after in pairwise(thin.x)]
+        assert max(distances) - min(distances) <= 20
+
     def test_a_single_point_is_seen(self) -> None:
         drawn = element(chart(lines=[Line("one", [3], [7.0])]))
         assert len([*drawn.iter("circle")]) == 1

@@ -11,7 +11,7 @@ from textebm.config import from_dict, load_config, to_dict
 from textebm.lm_eval import Signature
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = ("bench-", "calibration-", "corpus-", "judges-", "kill-", "scaling-", "tilt-", "transition-")
+OTHERS = ("bench-", "calibration-", "corpus-", "judges-", "kill-", "long-", "scaling-", "tilt-", "transition-")
 """Beginnings of names of results that are no experiments."""
 RESULTS = [
     path
@@ -50,6 +50,22 @@ def test_a_result_says_how_it_was_obtained(path: Path) -> None:
     assert [line["step"] for line in result["learning_curve"]] == sorted(
         {line["step"] for line in result["learning_curve"]}
     )
+
+
+def test_long_jobs_stay_in_bounded_memory() -> None:
+    found = read(ROOT / "results" / "long-run.json")
+    assert re.fullmatch("[0-9a-f]{40}", found["commit"])
+    training = found["training"]
+    assert training["steps"] == 10_000 == training["measured"][-1]["step"]
+    assert training["memory_is_flat"] == (training["memory_mb_in_1000_steps"] < training["bound_mb_in_1000_steps"])
+    assert training["memory_is_flat"]
+    assert len(training["open_files"]) == len(training["threads"]) == 1
+    for what in ("generate", "fppl"):
+        sizes = [each["sentences"] for each in found[what]]
+        assert sizes == [10_000, 100_000, 1_000_000]
+    few, *_, many = (each["most_memory_mb"] for each in found["generate"])
+    assert many < 1.5 * few
+    assert found["interrupted"]["files_left"] == []
 
 
 @pytest.mark.parametrize("path", TILTS, ids=lambda path: path.stem)

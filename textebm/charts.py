@@ -40,6 +40,24 @@ class Chart:
     """Places on the horizontal axis that are marked."""
 
 
+POINTS = 2000
+"""Of a line on a page: more than a screen has pixels across, and a page of a few MB however long the run was."""
+
+
+def thinned(chart: Chart, most: int = POINTS) -> Chart:
+    """A chart whose lines have so many points at most: those at even distances, the first and the last among them."""
+
+    def thin(line: Line) -> Line:
+        if len(line.x) <= most:
+            return line
+        kept = [round(place * (len(line.x) - 1) / (most - 1)) for place in range(most)]
+        parts = {name: getattr(line, name) for name in ("x", "y", "low", "high")}
+        chosen = {name: None if values is None else [values[place] for place in kept] for name, values in parts.items()}
+        return dataclasses.replace(line, **chosen)  # type: ignore[arg-type]
+
+    return dataclasses.replace(chart, lines=[thin(line) for line in chart.lines])
+
+
 def learning_charts(train: Sequence[Mapping[str, Any]], valid: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """Charts over learning steps, from lines of a log; one whose figures were not logged has no lines."""
 

@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from textebm.config import Config, from_dict, to_dict
+from textebm.data.sources import HUB_PREFIX
 from textebm.errors import CheckpointError, ConfigError, DamagedError
 from textebm.model.latent_model import CONFIG, WEIGHTS, LatentModel, load_tensors, save_tensors
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 RUN, OPTIMISER, LEARNER = "run.json", "optimiser.safetensors", "learner.safetensors"
 SHIPPED = Path(__file__).parent / "pretrained" / "demo"
 """The model that ships with the package."""
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+"""OWNER/NAME, which names a model on the Hugging Face Hub."""
 FORMAT = 2
 """Of run.json. 1: no format is named, and sentences came in another order; such a run cannot be gone on with."""
 
@@ -132,7 +136,7 @@ def save(
     state = {"config": to_dict(config), "progress": dataclasses.asdict(progress), "contents": contents}
     last = pointed_at(run_dir, "last")
     if last == final:  # this step again: only its progress (end of epoch, best score) is new
-        write_text(final / RUN, _sealed(final, state))
+        write_text(final / RUN, sealed(final, state))
     else:
         temporary = folder / f".step-{progress.step}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -145,7 +149,7 @@ def save(
                 save_tensors({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary / LEARNER)
             if chains is not None:
                 chains.save(temporary)
-            write_text(temporary / RUN, _sealed(temporary, state))
+            write_text(temporary / RUN, sealed(temporary, state))
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk the room is wanted
             raise
@@ -159,8 +163,13 @@ def save(
     return final
 
 
-def _sealed(folder: Path, state: dict[str, Any]) -> str:
-    """run.json of a checkpoint whose other files are written: its state, and by which checksums it is known whole."""
+def sealed(folder: Path, state: dict[str, Any]) -> str:
+    """run.json of a checkpoint whose other files are written: its state, and by which checksums it is known whole.
+
+    Args:
+        folder: where those files are; every one of them is sealed.
+        state: config, progress and contents, in JSON types (see `save`).
+    """
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if _is_sealed(path)}
     described = {"format": FORMAT, **state, "files": files}
     return json.dumps({**described, "sha256": _digest(described)}, indent=2) + "\n"
@@ -414,12 +423,13 @@ def truncate_log(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line).get("step", 0) <= step:
-                kept.append(line)
-        except ValueError:  # the line a crash cut short
-            continue
+    with path.open("rb") as log:
+        for line in log:
+            try:
+                if json.loads(line).get("step", 0) <= step:
+                    kept.append(line.decode("utf-8").rstrip("\n"))
+            except ValueError:  # the line a crash cut short, perhaps within a character
+                continue
     write_text(path, "".join(line + "\n" for line in kept))
 
 
@@ -439,8 +449,9 @@ def find_model(name: str | None, runs: Path = Path("runs")) -> tuple[Path, str]:
     """The model folder that a user means.
 
     Args:
-        name: a run folder (its best checkpoint is meant), a model folder, or None for the newest run; where there is no
-            run, the demo model that ships with the package, which `demo` names too, where no such folder is there.
+        name: a run folder (its best checkpoint is meant), a model folder, `hf:OWNER/NAME` for one on the Hugging Face
+            Hub, or None for the newest run; where there is no run, the demo model that ships with the package, which
+            `demo` names too, where no such folder is there.
         runs: where runs are.
 
     Returns:
@@ -455,11 +466,16 @@ def find_model(name: str | None, runs: Path = Path("runs")) -> tuple[Path, str]:
         except CheckpointError:
             return SHIPPED, f"the demo model that ships with textebm (no run in {runs}; --model names another)"
         return find_model(str(run))[0], f"the newest run, {run}"
+    if name.startswith(HUB_PREFIX):
+        from textebm.sharing import fetch
+
+        return fetch(name), name
     path = Path(name)
     if name == SHIPPED.name and not path.exists():
         return SHIPPED, "the demo model that ships with textebm"
     if not path.exists():
-        raise CheckpointError(f"no run and no model folder {name!r}")
+        hub = f"; {HUB_PREFIX}{name} names a model on the Hugging Face Hub" if HUB_NAME.fullmatch(name) else ""
+        raise CheckpointError(f"no run and no model folder {name!r}{hub}")
     if path.is_file():
         hint = f"; it is the folder that is meant: {path.parent}" if path.suffix == ".safetensors" else ""
         raise CheckpointError(

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from textebm import processes
 from textebm._version import __version__
-from textebm.commands.terminal import complain, say
 from textebm.errors import ProcessError, TextebmError, UsageError
 
 COMMANDS = {
@@ -40,6 +39,7 @@ COMMANDS = {
     "data": "corpora",
     "plot": "report",
     "report": "report",
+    "share": "sharing",
     "app": "app",
     "env": "surroundings",
 }
@@ -75,6 +75,7 @@ commands:
   data         list corpora, show one, download it, check what is on this machine
   plot         draw a run's learning curves
   report       everything about a run on one page of HTML
+  share        a folder with a trained model and its card; or push it to the Hugging Face Hub
   app          a page in the browser: generate, interpolate, watch a chain
   env          say what textebm finds on this machine
 
@@ -119,12 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":
+            from textebm.commands.terminal import say
+
             say(f"textebm: {error}")
         return error.exit_code
 
 
 def _run(words: list[str], debug: bool, world: processes.World) -> int:
     """Run a command; returns the exit code, and tells of errors."""
+    from textebm.commands.terminal import complain, say  # bring the reader of options, which help does without
+
     try:
         run = command(words[0])
         with nullcontext() if world.count == 1 else _as_one_of(world, words[0]):

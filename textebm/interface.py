@@ -10,6 +10,7 @@ the same sentences. A model of text is a `TextEBM`, one of images an `ImageEBM`;
 whichever it is.
 """
 
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from textebm import analysis, checkpoint, generation, hardware, image_generation, latent_space, scoring
+from textebm import analysis, checkpoint, generation, hardware, image_generation, latent_space, scoring, sharing
 from textebm.errors import UsageError
 from textebm.latent_space import CHAINS, Arithmetic, LatentMap, Method, Neighbour
 from textebm.marginal import Settings
@@ -28,6 +29,7 @@ from textebm.model.decoding import Decoding
 from textebm.model.image_batch import ImageBatch
 from textebm.model.latent_model import LatentModel, read_model_config
 from textebm.model.random import stream
+from textebm.model_card import CardOptions
 from textebm.scoring import ImageScore, SentenceScore
 
 if TYPE_CHECKING:
@@ -53,22 +55,48 @@ class LatentEBM(ABC):
         self.model, self.folder = model, folder
 
     @classmethod
-    def from_pretrained(cls, name: str | Path | None = None, device: str = "auto") -> Self:
-        """Load a model.
+    def from_pretrained(
+        cls,
+        name: str | Path | None = None,
+        device: str = "auto",
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load a model. What stands behind the device is of models on the Hub (see `sharing.fetch`).
 
         Args:
-            name: a run folder (its best checkpoint is meant), a model folder or a checkpoint; None, or `demo` where no
-                folder has this name: the small model that ships with the package.
+            name: a run folder (its best checkpoint is meant), a model folder or a checkpoint; OWNER/NAME on the
+                Hugging Face Hub, where no folder has this name; None, or `demo` where no folder has this name: the
+                small model that ships with the package.
             device: auto (a CUDA device where there is one), cpu, cuda, cuda:N or mps.
+            revision: a branch, tag or commit.
+            token: that may read it.
+            cache_dir: in place of the Hub's cache.
+            force_download: download what is in the cache again.
+            local_files_only: take what is in the cache.
 
         Returns:
             A `TextEBM` or an `ImageEBM`; of these classes themselves, one of their own.
 
         Raises:
             CheckpointError: there is no readable model of that name.
-            UsageError: there is no such device, or the model is of the other kind.
+            UsageError: there is no such device, the model is of the other kind, or huggingface_hub is not installed.
         """
-        folder = checkpoint.SHIPPED if name is None else checkpoint.find_model(str(name))[0]
+        if sharing.is_on_hub(name):
+            folder = sharing.fetch(
+                str(name),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
+        else:
+            folder = checkpoint.SHIPPED if name is None else checkpoint.find_model(str(name))[0]
         found = KINDS[read_model_config(folder).generator.kind]
         if not issubclass(found, cls):
             raise UsageError(f"{folder} is a model of {found.kind}, and {cls.__name__} is one of {cls.kind}")
@@ -78,6 +106,83 @@ class LatentEBM(ABC):
     @abstractmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
         """The model in a model folder; see `from_pretrained`."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        card: CardOptions | None = None,
+        **push_to_hub_kwargs: Any,  # noqa: ANN401
+    ) -> str | None:
+        """Write the model into a folder of its own, with a card, as `textebm share` does; no network is needed.
+
+        The arguments are those of `huggingface_hub.ModelHubMixin`; `card` has the place of its `model_card_kwargs`.
+
+        Args:
+            save_directory: the folder, made if need be.
+            repo_id: OWNER/NAME by which the card says it is loaded (default: the folder's name).
+            push_to_hub: push it as well (to `repo_id`).
+            card: what else the card says.
+            push_to_hub_kwargs: further arguments of `push_to_hub`.
+
+        Returns:
+            The commit's address, if it was pushed.
+
+        Raises:
+            UsageError: the folder is, or lies in, a run folder, or cannot be written; or as of `push_to_hub`.
+            CheckpointError: what is known of the model's run is damaged; or as of `push_to_hub`.
+        """
+        if push_to_hub and repo_id is None:
+            raise UsageError("push_to_hub wants repo_id, OWNER/NAME on the Hugging Face Hub")
+        folder = sharing.export(self.model, self._tokenizer(), self.folder, Path(save_directory), repo_id, card)
+        return sharing.push(folder, str(repo_id), **push_to_hub_kwargs) if push_to_hub else None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = sharing.COMMIT_MESSAGE,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        card: CardOptions | None = None,
+    ) -> str:
+        """Upload the model and its card to the Hugging Face Hub, in one commit (extra hub).
+
+        Args:
+            repo_id: OWNER/NAME, made if need be.
+            commit_message: of the commit.
+            private: whether a new repository is private (default: as its owner's settings say).
+            token: that may write there (default: that of `hf auth login`).
+            branch: which one (default: main).
+            create_pr: propose the commit instead of making it.
+            card: what else the card says.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            UsageError: the name is none, or huggingface_hub is not installed.
+            CheckpointError: the Hub cannot be reached, or refuses.
+        """
+        sharing.require_repository(repo_id)
+        with tempfile.TemporaryDirectory() as place:
+            return str(
+                self.save_pretrained(
+                    Path(place) / repo_id.rpartition("/")[2],
+                    repo_id=repo_id,
+                    push_to_hub=True,
+                    card=card,
+                    commit_message=commit_message,
+                    private=private,
+                    token=token,
+                    branch=branch,
+                    create_pr=create_pr,
+                )
+            )
 
     def __repr__(self) -> str:
         prior, inference = self.model.config.prior, self.model.config.inference

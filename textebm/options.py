@@ -25,7 +25,8 @@ class ModelOptions(DeviceOptions):
     """Which model, and the seed."""
 
     model: str | None = None
-    """Run folder or model folder (default: the newest run, else the demo model that ships, which demo names too)."""
+    """Run folder, model folder, or hf:OWNER/NAME on the Hugging Face Hub (default: the newest run, else the demo model
+    that ships, which demo names too)."""
     seed: int = 0
     """The same seed gives the same result on one machine."""
 
@@ -939,6 +940,46 @@ class Report(ModelOptions):
     """Length of the chains of the diagnostics (0: none)."""
     data_dir: str | None = None
     """Folder that holds local copies of named data (default: where they were in training; else TEXTEBM_DATA)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Put a trained model into a folder of its own, with all that it needs to be used and a card that says what it is,
+    or push it to the Hugging Face Hub (extra hub; a token that may write is stored by hf auth login).
+
+    The card has the scores of the run folder and of --results, with their signatures. No path of this machine goes into
+    it, and no data but the sentences that the model writes.
+
+    examples:
+      textebm share runs/ptb --output ptb-lebm
+      textebm share runs/ptb --output ptb-lebm --results fppl.json rppl.json --license mit --language en
+      textebm share runs/ptb --push me/ptb-lebm --private
+    """
+
+    run: tyro.conf.Positional[str | None] = None
+    """Run folder (its best checkpoint is meant) or model folder (default: the newest run)."""
+    output: str | None = None
+    """Folder to write, made if need be."""
+    push: str | None = None
+    """OWNER/NAME on the Hugging Face Hub to upload to, made if need be."""
+    private: bool = False
+    """Make a new repository private."""
+    branch: str | None = None
+    """Branch to push to (default: main)."""
+    message: str = "Share a model of textebm"
+    """Of the commit."""
+    name: str | None = None
+    """By which the card says the model is loaded (default: --push, else the name of --output)."""
+    license: str | None = None
+    """The Hub's identifier of the licence that you give the weights under, such as mit or cc-by-sa-4.0."""
+    language: tuple[str, ...] = ()
+    """Codes of the languages of a model of text, such as en."""
+    results: tuple[str, ...] = ()
+    """JSON files with scores of this model: of fppl, rppl, likelihood, fid, evaluate or experiment."""
+    samples: int = 5
+    """Sentences that the card quotes."""
+    seed: int = 0
+    """Of those sentences, or of the images."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Pictures of a run, drawn from its log."""
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ from textebm.errors import CheckpointError, UsageError
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log.
+    """The lines of a run's log. Names of figures are kept once for all of them: they would be half of the memory.
 
     Raises:
         CheckpointError: there is no log, or a line of it is no JSON.
     """
     path = run_dir / "log.jsonl"
+    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        with path.open(encoding="utf-8") as log:
+            return [decoder.decode(line) for line in log]
     except FileNotFoundError:
         raise CheckpointError(f"{run_dir} is no run folder: it holds no log.jsonl") from None
     except ValueError as error:

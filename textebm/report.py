@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textebm import checkpoint, plots
-from textebm.charts import Chart, Line, learning_charts
+from textebm.charts import Chart, Line, learning_charts, thinned
 from textebm.config import Config, flat
 from textebm.errors import CheckpointError, DataError, TextebmError, UsageError
 from textebm.lm_eval import compare, tables
@@ -194,6 +194,15 @@ def _results_of(run_dir: Path | None, given: Sequence[Path]) -> list[dict[str, A
     return found
 
 
+def scores_of(run_dir: Path | None, given: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    """Every score in files of results and in those of a run folder, each once: metric, score, interval, signature.
+
+    Raises:
+        DataError: a file is no JSON.
+    """
+    return _scores_in(_results_of(run_dir, given))
+
+
 class _Run:
     """A model, what it was trained with, and what can still be found of its run."""
 
@@ -298,7 +307,11 @@ class _Run:
 def _about(run: _Run, results: Sequence[dict[str, Any]]) -> Section:
     """The model, its data, and how it was made."""
     first = next((line for line in run.log if line["kind"] == "start"), {})
-    facts = [*_of_data(run.config, first.get("data", {})), *_of_model(run), *_of_making(run, first, results)]
+    facts = [
+        *describe_data(run.config, first.get("data", {})),
+        *describe_model(run.model),
+        *_of_making(run, first, results),
+    ]
     settings = Table(
         "All settings", ["setting", "value"], [[k, str(v)] for k, v in flat(run.config).items()], folded=True
     )
@@ -307,7 +320,13 @@ def _about(run: _Run, results: Sequence[dict[str, Any]]) -> Section:
     return Section("about", "What this is", tables=[table, settings], remarks=remarks)
 
 
-def _of_data(config: Config, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def describe_data(config: Config, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a run learned from, as names and values.
+
+    Args:
+        config: of the run.
+        data: what its log says of them (`data` in the line `start`); empty where there is no log.
+    """
     yield "data", config.data
     unit = "images" if "shape" in data else "sentences"
     counts = [
@@ -317,13 +336,14 @@ def _of_data(config: Config, data: Mapping[str, Any]) -> Iterator[tuple[str, str
     ]
     yield "splits", ", ".join(counts)
     if "vocabulary" in data:
-        yield "vocabulary", f"{data['vocabulary']:,} entries ({data['tokenizer']})"
+        yield "vocabulary", f"{data['vocabulary']:,} entries ({data.get('tokenizer', 'word')})"
 
 
-def _of_model(run: _Run) -> Iterator[tuple[str, str]]:
-    config = run.model.config
+def describe_model(model: "LatentModel") -> Iterator[tuple[str, str]]:
+    """What a model is made of, as names and values."""
+    config = model.config
     prior, inference, generator = config.prior, config.inference, config.generator
-    if run.has_latent:
+    if prior.dimensions:
         chain = f"{prior.steps} Langevin steps of size {prior.step_size}"
         yield (
             "prior",
@@ -335,7 +355,7 @@ def _of_model(run: _Run) -> Iterator[tuple[str, str]]:
             f"{inference.kind}"
             + (
                 f"; {inference.steps} steps of size {inference.step_size}, temperature {inference.temperature}"
-                if run.model.method.has_chain
+                if model.method.has_chain
                 else ""
             ),
         )
@@ -344,7 +364,7 @@ def _of_model(run: _Run) -> Iterator[tuple[str, str]]:
         yield "generator", f"convolutional, {shape.channels} × {shape.height} × {shape.width} pixels"
     else:
         yield "generator", f"{generator.cell}, {generator.hidden_dim} units, embeddings of {generator.embedding_dim}"
-    yield "parameters", f"{sum(weights.numel() for weights in run.model.parameters()):,}"
+    yield "parameters", f"{sum(weights.numel() for weights in model.parameters()):,}"
 
 
 def _of_making(run: _Run, first: Mapping[str, Any], results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -367,7 +387,7 @@ def _of_making(run: _Run, first: Mapping[str, Any], results: Sequence[dict[str, 
 def _learning(run: _Run) -> Section:
     """Every figure of the log that says how learning went."""
     train, valid = run.lines("train"), run.lines("valid")
-    charts = [chart for chart in learning_charts(train, valid) if chart.lines]
+    charts = [thinned(chart) for chart in learning_charts(train, valid) if chart.lines]
     remarks = [] if charts else ["Nothing was logged: there are no learning curves."]
     return Section("learning", "Learning", charts=charts, remarks=remarks)
 
@@ -626,7 +646,7 @@ def _diagnostic_charts(found: "Diagnostics") -> list[Chart]:
 def _scores(results: Sequence[dict[str, Any]]) -> Section:
     """Scores with their signatures, and published rows where they may stand beside them."""
     key, title = "scores", "Scores"
-    scores = list(_distinct(score for result in results for score in _every_score(result)))
+    scores = _scores_in(results)
     if not scores:
         how = "textebm report --measure measures them, and --results names a file that has them."
         return Section(key, title, remarks=[f"The run has no scores: {how}"])
@@ -640,6 +660,10 @@ def _scores(results: Sequence[dict[str, Any]]) -> Section:
     return Section(
         key, title, tables=[*beside, every], remarks=[*dict.fromkeys([*remarks, *said])], data={"scores": scores}
     )
+
+
+def _scores_in(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list(_distinct(score for result in results for score in _every_score(result)))
 
 
 def _every_score(value: object) -> Iterator[dict[str, Any]]:

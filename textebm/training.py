@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textebm import checkpoint, evaluation, hardware
+from textebm import checkpoint, evaluation, hardware, memory
 from textebm.chains import ChainMemory, Visited
 from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
@@ -486,6 +486,7 @@ class _Run:
         self.validated_at = self.progress.step
         self._log("valid", **{**units, **measured.to_dict()}, best=best, samples=samples)
         self._save(best)
+        memory.give_back()
 
     def _draw(self) -> list[str]:
         """Samples for the log."""

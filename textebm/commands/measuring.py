@@ -12,6 +12,7 @@ from textebm.commands.judges import JudgeView
 from textebm.commands.terminal import (
     choose_device,
     describe_use,
+    ended_as_interrupted,
     figure,
     find_corpus,
     model_folder,
@@ -360,7 +361,7 @@ def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: Re
     longest = protocol.max_length or model.config.longest
     greedy = protocol.decoding == "greedy"
     decoding = Decoding("greedy", max_length=longest) if greedy else None
-    with progress_bar(n, "sentence") as bar:
+    with progress_bar(n, "sentence") as bar, ended_as_interrupted():
         path = generation.cached_samples(
             folder,
             model,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textebm import options, processes
-from textebm.commands.terminal import choose_device, progress_bar, write, writing
+from textebm.commands.terminal import choose_device, ended_as_interrupted, progress_bar, write, writing
 from textebm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def generate(chosen: options.Generate, folder: Path) -> int:
     as_json = chosen.format == "jsonl"
     with progress_bar(n, "sentence") as bar:
         if chosen.output is not None:
-            with writing(chosen.output):
+            with writing(chosen.output), ended_as_interrupted():
                 generation.write_samples(Path(chosen.output), samples, as_json, bar.update)
             return 0
         for sample in samples:

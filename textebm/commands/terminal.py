@@ -1,6 +1,7 @@
 """What commands share: remarks, bars, output files, devices, models."""
 
 import math
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -108,6 +109,16 @@ def writing(output: str, option: str = "--output") -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(f"{option} {output} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def ended_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, as clusters send it, end what stands inside as Ctrl-C does: what was half written is taken away."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def model_folder(chosen: options.ModelOptions) -> Path:
