@@ -69,7 +69,7 @@ class ChainMemory:
         """
         try:
             saved = open_memmap(checkpoint / FILE, mode="r")
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a header is Python's own notation, and fails in as many ways
             raise CheckpointError(f"{checkpoint / FILE} cannot be read: {error}") from None
         if saved.shape != (sentences, latent_dim) or saved.dtype != np.float32:
             raise CheckpointError(

@@ -1,10 +1,10 @@
 """Pictures of a run, drawn from its log."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from textebm import plain_json
 from textebm.charts import Chart, learning_charts, write_csv
 from textebm.errors import CheckpointError, UsageError
 
@@ -13,15 +13,20 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of a run's log.
 
     Raises:
-        CheckpointError: there is no log, or a line of it is no JSON.
+        CheckpointError: there is no log, or a line of it is damaged.
     """
     path = run_dir / "log.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [plain_json.parse(line) for line in path.read_bytes().split(b"\n") if line]
     except FileNotFoundError:
         raise CheckpointError(f"{run_dir} is no run folder: it holds no log.jsonl") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        step = line.get("step") if isinstance(line, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool) or not isinstance(line.get("kind"), str):
+            raise CheckpointError(f"{path} is damaged: line {number} has no kind and step")
+    return lines
 
 
 def learning_curves(run_dir: Path, output: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from textebm import plain_json
 from textebm.config import (
     EncoderConfig,
     GeneratorConfig,
@@ -299,12 +300,30 @@ class LatentModel(nn.Module):
         folder = Path(folder)
         config = read_model_config(folder)
         weights = load_tensors(folder / WEIGHTS)
-        model = cls(config)
         try:
+            with torch.device("meta"):  # shapes without memory: a config.json may ask for any size
+                wanted = {name: tensor.shape for name, tensor in cls(config).state_dict().items()}
+            _require_fit(weights, wanted)
+            model = cls(config)
             model.load_state_dict({name: t.float() for name, t in weights.items()})
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # the latter: a size beyond all numbers
             raise CheckpointError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from None
         return model.to(device)
+
+
+def _require_fit(weights: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:
+    """Check that weights are those of a model.
+
+    Raises:
+        ValueError: they are not; the message names the first that differs.
+    """
+    for name, shape in wanted.items():
+        if name not in weights:
+            raise ValueError(f"{name} is missing")
+        if weights[name].shape != shape:
+            raise ValueError(f"{name} is of shape {tuple(weights[name].shape)}, and {tuple(shape)} is wanted")
+    if unknown := sorted(weights.keys() - wanted.keys()):
+        raise ValueError(f"{unknown[0]} is not of this model")
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -341,7 +360,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG
     try:
-        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        described: dict[str, Any] = plain_json.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no model folder: it holds no {CONFIG}") from None
     except (OSError, ValueError) as error:
