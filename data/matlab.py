@@ -109,7 +109,7 @@ def _array(element: IO[bytes], order: str, names: Collection[str]) -> tuple[str,
     Raises:
         ValueError: it is damaged, or no array of numbers.
     """
-    flags = struct.unpack(f"{order}II", _part(element, order, 8)[1])[0]
+    flags = struct.unpack(f"{order}II", _whole(_part(element, order, 8)[1], 8))[0]
     sizes = _part(element, order, 4 * MOST_DIMENSIONS)[1]
     name = _part(element, order, LONGEST_NAME)[1].decode("latin-1")
     if name not in names:

@@ -603,7 +603,7 @@ def _results() -> list[bytes]:
     return [json.dumps(value).encode() for value in (score, [full, other], run)]
 
 
-@target("results", _results)
+@target("results", _results, is_slow=True)
 def results(data: bytes, folder: Path) -> None:
     """Results that compare reads, beside a valid one; as scores, and as runs of an experiment."""
     from textebm.lm_eval.compare import compare_files

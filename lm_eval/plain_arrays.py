@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 LARGEST_RATIO = 200
 """How many times its packed size an archive may have, unpacked (but see `SMALLEST_LIMIT`)."""
+LONGEST_HEADER = 1 << 16
 SMALLEST_LIMIT = 256 << 20
 """Bytes that an archive may have, unpacked, however small it is packed."""
 
@@ -41,12 +42,29 @@ def arrays_in(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
     with _opened(path) as archive:
         infos = [archive.getinfo(f"{name}.npy") for name in names]
         limit = max(SMALLEST_LIMIT, LARGEST_RATIO * path.stat().st_size)
+        if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in infos):
+            raise ValueError("packed in a way that NumPy does not")
         if sum(info.file_size for info in infos) > limit:
             raise ValueError(f"more than {limit:,} bytes, unpacked")
         try:
             return [_array(archive.read(info)) for info in infos]
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise ValueError(str(error) or "cut short") from None
+
+
+def mapped(path: Path) -> NDArray[Any]:
+    """The array of a .npy file, mapped from it, to be read only.
+
+    Raises:
+        ValueError, OSError: it is damaged, or cut short, or holds no numbers.
+    """
+    with path.open("rb") as file:
+        beginning = io.BytesIO(file.read(LONGEST_HEADER))
+    shape, is_fortran, dtype = _header(beginning)
+    rest = path.stat().st_size - beginning.tell()
+    if not 0 < math.prod(shape) * dtype.itemsize <= rest:
+        raise ValueError(f"an array of shape {shape} in {rest:,} bytes")
+    return np.memmap(path, dtype, "r", beginning.tell(), shape, "F" if is_fortran else "C")
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -59,6 +77,20 @@ def _opened(path: Path) -> zipfile.ZipFile:
 def _array(raw: bytes) -> NDArray[Any]:
     """The array of a .npy file's content."""
     file = io.BytesIO(raw)
+    shape, is_fortran, dtype = _header(file)
+    if math.prod(shape) * dtype.itemsize != len(raw) - file.tell():
+        raise ValueError(f"an array of shape {shape} in {len(raw):,} bytes")
+    if not dtype.itemsize:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(raw, dtype, offset=file.tell()).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type of the array in a .npy file, after whose header the file then stands.
+
+    Raises:
+        ValueError: it has no such header, or not of numbers or text.
+    """
     try:
         version = np.lib.format.read_magic(file)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -71,8 +103,4 @@ def _array(raw: bytes) -> NDArray[Any]:
         raise ValueError(f"an array of {dtype}, and numbers or text are wanted")
     if not all(isinstance(size, int) and size >= 0 for size in shape):
         raise ValueError(f"an array of shape {shape}")
-    if math.prod(shape) * dtype.itemsize != len(raw) - file.tell():
-        raise ValueError(f"an array of shape {shape} in {len(raw):,} bytes")
-    if not dtype.itemsize:
-        return np.zeros(shape, dtype)
-    return np.frombuffer(raw, dtype, offset=file.tell()).reshape(shape, order="F" if is_fortran else "C")
+    return shape, is_fortran, dtype

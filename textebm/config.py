@@ -322,7 +322,7 @@ class SamplerConfig:
         for key in ("width", "depth", "updates"):
             _require(getattr(self, key) > 0, f"sampler.{key}", getattr(self, key), "at least 1")
         _require(self.depth <= MOST_LAYERS, "sampler.depth", self.depth, f"at most {MOST_LAYERS:,}")
-        _require(self.steps >= 2, "sampler.steps", self.steps, "at least 2")
+        _require(2 <= self.steps <= 100_000, "sampler.steps", self.steps, "from 2 to 100,000")
         _require(self.features >= 2 and self.features % 2 == 0, "sampler.features", self.features, "even, 2 or more")
         _require(
             self.log_snr_min < self.log_snr_max,

@@ -1,6 +1,7 @@
 """`textebm fppl`, `rppl`, `evaluate`, `signature` and `compare`."""
 
 import dataclasses
+import errno
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -356,10 +357,15 @@ def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: Re
     longest = protocol.max_length or model.config.longest
     greedy = protocol.decoding == "greedy"
     decoding = Decoding("greedy", max_length=longest) if greedy else None
+    drawn = (folder, model, tokenizer, n, chosen.seed)
     with progress_bar(n, "sentence") as bar:
-        path = generation.cached_samples(
-            folder, model, tokenizer, n, chosen.seed, cache, bar.update, decoding, chosen.prior_steps
-        )
+        how_drawn = (bar.update, decoding, chosen.prior_steps)
+        try:
+            path = generation.cached_samples(*drawn, cache, *how_drawn)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or cache == generation.cache_folder():
+                raise
+            path = generation.cached_samples(*drawn, generation.cache_folder(), *how_drawn)  # a run that is read only
     say(f"samples: {path}")
     steps = generation.other_chain(model, chosen.prior_steps)
     how = ("greedy" if greedy else HEADLINE_DECODING) + ("" if steps is None else f"+prior-steps-{steps}")

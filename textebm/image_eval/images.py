@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from textebm.data.image_decoding import Picture, opened
 from textebm.data.image_files import ARCHIVE_ENDINGS, IMAGE_ENDINGS, Container, is_image, open_container
 from textebm.errors import DataError, UsageError
-from textebm.lm_eval.plain_arrays import arrays_in, names_in
+from textebm.lm_eval.plain_arrays import arrays_in, mapped, names_in
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -173,10 +173,8 @@ def open_images(path: Path) -> "ArrayImages | ImageFiles":
             "or .npz file"
         )
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix == ".npy" else _only_array(path)
-    except DataError:
-        raise
-    except Exception as error:  # a header is Python's own notation, and fails as that does; a shape may be any
+        array = mapped(path) if path.suffix == ".npy" else _only_array(path)
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: this array cannot be read ({error})") from None
     return ArrayImages(str(path), array)
 

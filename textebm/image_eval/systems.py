@@ -22,7 +22,7 @@ from textebm.lm_eval.seeds import LEAST_SEEDS, student_quantile
 from textebm.lm_eval.signature import Signature
 
 METRICS = ("mse", "frechet")
-TITLE = ("metric", "data", "n", "real-n")
+TITLE = ("data", "n", "real-n")
 """Facts of a Fréchet distance that a table is named by."""
 OF_RUN = ("inference", "steps", "seed", "prior-steps", "version")
 """Facts in a signature that may differ between the methods of a table: how z is inferred is what is compared."""
@@ -78,6 +78,8 @@ def read_image_run(path: Path) -> ImageRun:
         minutes = content.get("minutes")
         if not all(map(math.isfinite, (*scores.values(), minutes or 0))):
             raise ValueError("a figure is no number")
+        if any("metric" not in each for each in signatures.values()):
+            raise KeyError("metric")
         if missing := [key for key in TITLE if key not in signatures["frechet"]]:
             raise KeyError(missing[0])
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, UsageError):
