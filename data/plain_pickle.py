@@ -108,7 +108,10 @@ def _plain_key(key: object) -> None:
         raise pickle.UnpicklingError(f"a {type(key).__name__} as the key of a dictionary")
 
 
-class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _PlainUnpickler(_PythonUnpickler):  # type: ignore[misc]
     PLAIN = (
         *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
         *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
@@ -169,7 +172,7 @@ class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         super().load_dict()
 
     dispatch: ClassVar[dict[int, Any]] = {
-        **{getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in PLAIN},  # type: ignore[attr-defined]
+        **{getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in PLAIN},
         pickle.BUILD[0]: load_build,
         pickle.BYTEARRAY8[0]: load_bytearray8,
         pickle.SETITEM[0]: load_setitem,

@@ -26,7 +26,7 @@ class _Unpacked(io.RawIOBase):
         """It is."""
         return True
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def,override]  # noqa: ANN001 (whatever io hands over)
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # noqa: ANN001 (whatever io hands over)
         """Fill a buffer with what comes next.
 
         Raises:
