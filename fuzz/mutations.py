@@ -41,13 +41,10 @@ def changed(data: bytes, random: Random) -> bytes:
     chosen = data if number is None else lines[number]
     try:
         value = json.loads(chosen)
-    except (ValueError, RecursionError):
-        return data
-    for _ in range(random.choice((1, 1, 2, 4))):
-        value = _change(value, random)
-    try:
+        for _ in range(random.choice((1, 1, 2, 4))):
+            value = _change(value, random)
         written = json.dumps(value, ensure_ascii=random.random() < 0.8).encode("utf-8", "surrogatepass")
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):  # no JSON; or a number that has become too long to be written
         return data
     return written if number is None else b"\n".join([*lines[:number], written, *lines[number + 1 :]])
 

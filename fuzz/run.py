@@ -130,36 +130,40 @@ def main() -> int:
         inputs = max(SLOW_AT_LEAST, chosen.inputs // 4) if targets[name].is_slow else chosen.inputs
         figures[name] = fuzz(name, min(inputs, chosen.inputs), chosen.seed, chosen.findings, targets[name].longest)
         print(f"{name:18} {json.dumps(figures[name])}", flush=True)
-    report(figures, chosen)
+        write(figures, chosen)
+    print(f"{'all':18} {json.dumps(sums(figures))}")
     faults = sum(found["faults"] for found in figures.values())
     if faults:
         print(f"{faults} inputs are faults; the first of each kind is in {chosen.findings}", file=sys.stderr)
     return 1 if faults else 0
 
 
-def report(figures: dict[str, dict[str, Any]], chosen: argparse.Namespace) -> None:
-    """Say the sums, and write everything where that is asked for."""
-    from textebm import hardware
+def sums(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Over all targets: counts added up, and of times and memory the largest."""
+    added = ("inputs", "read", "refused", "faults", "edges")
+    largest = ("longest_s", "memory_mb")
+    every = figures.values()
+    return {key: sum(f[key] for f in every) for key in added} | {key: max(f[key] for f in every) for key in largest}
 
-    sums = {
-        key: sum(found[key] for found in figures.values()) for key in ("inputs", "read", "refused", "faults", "edges")
-    }
-    most = {key: max(found[key] for found in figures.values()) for key in ("longest_s", "memory_mb")}
-    print(f"{'all':18} {json.dumps({**sums, **most})}")
+
+def write(figures: dict[str, dict[str, Any]], chosen: argparse.Namespace) -> None:
+    """Write what is known so far, where that is asked for."""
     if chosen.output is None:
         return
+    from textebm import hardware
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         described = {
-            "metric": "fuzzing",
-            "score": sums["faults"],
+            "name": "fuzzing",
             "command": f"python fuzz/run.py --inputs {chosen.inputs} --seed {chosen.seed} --output {chosen.output}",
-            "commit": hardware.commit(),
+            "commit": chosen.commit,
             "seed": chosen.seed,
             "hardware": hardware.hardware_class("cpu"),
             "versions": {**hardware.versions(), "atheris": importlib.metadata.version("atheris")},
             "limits": {"seconds": SECONDS, "memory_mb": MEMORY_MB},
-            "details": {**sums, **most, "targets": figures},
+            "all": sums(figures),
+            "targets": figures,
         }
     chosen.output.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 

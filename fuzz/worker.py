@@ -151,15 +151,17 @@ def fuzz(name: str, words: list[str], statistics: Path, findings: Path, megabyte
         folder.mkdir()
         child = os.fork()
         if child == 0:
-            with said.open("wb") as file:
-                os.dup2(file.fileno(), sys.stderr.fileno())
-            counters = Statistics(statistics)
-            limit_memory(megabytes)
-            counters["start_kb"] = counters["peak_kb"] = peak_kb()
-            fuzzer = Fuzzer(name, counters, findings, folder)
-            atheris.Setup([f"fuzz-{name}", *words], fuzzer, custom_mutator=_mutated)
-            with contextlib.redirect_stdout(io.StringIO()):
-                atheris.Fuzz()  # it ends the process
-            os._exit(1)
+            try:
+                with said.open("wb") as file:
+                    os.dup2(file.fileno(), sys.stderr.fileno())
+                counters = Statistics(statistics)
+                limit_memory(megabytes)
+                counters["start_kb"] = counters["peak_kb"] = peak_kb()
+                fuzzer = Fuzzer(name, counters, findings, folder)
+                atheris.Setup([f"fuzz-{name}", *words], fuzzer, custom_mutator=_mutated)
+                with contextlib.redirect_stdout(io.StringIO()):
+                    atheris.Fuzz()  # it ends the process
+            finally:
+                os._exit(1)  # what this process cleans up at its end belongs to its parent
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         return code, said.read_text(encoding="utf-8", errors="replace")
