@@ -124,8 +124,11 @@ def main() -> int:
     chosen.findings.mkdir(parents=True, exist_ok=True)
     import worker
 
+    from textebm import hardware
+
+    chosen.commit = hardware.commit()  # of what is fuzzed: the results that are written come later
     worker.warm_up(names)
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for name in names:
         inputs = max(SLOW_AT_LEAST, chosen.inputs // 4) if targets[name].is_slow else chosen.inputs
         figures[name] = fuzz(name, min(inputs, chosen.inputs), chosen.seed, chosen.findings, targets[name].longest)
