@@ -1,11 +1,12 @@
 """Vocabularies and encoded splits, built once and kept: keyed by content and settings, mapped from Arrow files.
 
-    TEXTEBM_HOME/encoded/KEY.vocabulary.json    a tokenizer
+    TEXTEBM_HOME/encoded/KEY.vocabulary.json    a tokenizer; KEY.vocabulary.sha256, written last, is its sum
     TEXTEBM_HOME/encoded/KEY.arrow              an encoded split: a record batch for every 65,536 sentences
-    TEXTEBM_HOME/encoded/KEY.json               its report and its size; written last, so what has one is whole
+    TEXTEBM_HOME/encoded/KEY.json               its report and sums; written last, so what has one is whole
 
 A key is a hash of the content of the text and of every setting that shapes the result, so nothing is ever out of date,
-and a text that moves keeps its entry. Entries are independent: any of them may be deleted at any time.
+and a text that moves keeps its entry. What a disk has damaged is known by its sum, and built anew. Entries are
+independent: any of them may be deleted at any time.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from textebm.data.entries import building, replace
+from textebm.data.entries import building, replace, sealed, unsealed
 from textebm.data.registry import Corpus, Split
 from textebm.data.text import (
     Chunk,
@@ -38,7 +39,7 @@ from textebm.data.vocabulary import (
     read_tokenizer,
     write_tokenizer,
 )
-from textebm.errors import CheckpointError, DataError
+from textebm.errors import DataError
 from textebm.home import home
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of keys and files: another number, and everything is built anew."""
+
+CHECKED_WHOLE = 1 << 30
+"""Bytes of an encoded split up to which its sum is checked whenever it is opened: it takes a second or two."""
 
 Watch = Callable[[str, int], object]
 """Called while an entry is built, with what is being made (`vocabulary`, or a split) and the sentences just done."""
@@ -75,16 +79,25 @@ def vocabulary(corpus: Corpus, options: VocabularyOptions, watch: Watch | None =
         ConfigError: the vocabulary's size leaves no room.
     """
     path = folder() / f"{_key(corpus.digest('train'), options)}.vocabulary.json"
-    with building(path) as found:
+    with building(path, lambda: _is_whole_vocabulary(path)) as found:
         if not found:
             sentences = _watched(corpus.sentences("train"), watch)
             tokenizer = build_tokenizer(sentences, **dataclasses.asdict(options))
             replace(path, lambda temporary: write_tokenizer(tokenizer, temporary))
+            replace(_sum_of(path), lambda temporary: temporary.write_text(_sha256(path), encoding="utf-8"))
+    return read_tokenizer(path)
+
+
+def _sum_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _is_whole_vocabulary(path: Path) -> bool:
+    """Whether a vocabulary is there, as it was written."""
     try:
-        return read_tokenizer(path)
-    except CheckpointError:  # damaged: built anew, once
-        path.unlink()
-        return vocabulary(corpus, options, watch)
+        return _sum_of(path).read_text(encoding="utf-8") == _sha256(path)
+    except (OSError, ValueError):
+        return False
 
 
 def encoded(
@@ -104,8 +117,7 @@ def encoded(
                 _encode(corpus, split, tokenizer, options, path, watch)
     except DataError as error:
         raise DataError(f"{corpus.describe(split)} ({split}): {error}") from None
-    described = json.loads(path.read_text(encoding="utf-8"))
-    return EncodedText(_mapped(path.with_suffix(".arrow")), EncodingReport(**described["report"]))
+    return _opened(path)
 
 
 def _key(*parts: object) -> str:
@@ -148,18 +160,29 @@ def _encode(
 
     arrow = path.with_suffix(".arrow")
     replace(arrow, write)
-    described = json.dumps({"size": arrow.stat().st_size, "report": dataclasses.asdict(report)}, indent=2) + "\n"
+    described = sealed({"report": dataclasses.asdict(report), "size": arrow.stat().st_size, "sha256": _sha256(arrow)})
     replace(path, lambda temporary: temporary.write_text(described, encoding="utf-8"))
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _is_whole(path: Path) -> bool:
-    """Whether an entry is complete: its report is readable and its Arrow file has the size that the report names."""
+    """Whether an entry is complete and undamaged; of a very large one, whether it has its size."""
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        EncodingReport(**described["report"])
-        return bool(path.with_suffix(".arrow").stat().st_size == described["size"])
-    except (OSError, ValueError, KeyError, TypeError):
+        described = unsealed(path)
+        arrow = path.with_suffix(".arrow")
+        size = arrow.stat().st_size
+        return bool(size == described["size"] and (size > CHECKED_WHOLE or _sha256(arrow) == described["sha256"]))
+    except (OSError, ValueError, KeyError):
         return False
+
+
+def _opened(path: Path) -> EncodedText:
+    described = unsealed(path)
+    return EncodedText(_mapped(path.with_suffix(".arrow")), EncodingReport(**described["report"]))
 
 
 def _mapped(path: Path) -> Iterator[Piece]:

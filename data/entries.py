@@ -1,10 +1,14 @@
 """Entries of a cache: built by one process while others wait, and there as a whole or not at all."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from textebm import plain_json
 from textebm.errors import DataError
 
 
@@ -49,3 +53,25 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sealed(described: dict[str, Any]) -> str:
+    """What an entry says of itself, as JSON with a sum by which `unsealed` knows it."""
+    return json.dumps({**described, "seal": _sum(described)}, indent=2) + "\n"
+
+
+def unsealed(path: Path) -> dict[str, Any]:
+    """What an entry says of itself.
+
+    Raises:
+        ValueError: it is not as it was written.
+        OSError: it cannot be read.
+    """
+    described = plain_json.parse(path.read_bytes())
+    if not isinstance(described, dict) or described.pop("seal", None) != _sum(described):
+        raise ValueError(f"{path} is not as it was written")
+    return described
+
+
+def _sum(described: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -14,13 +14,12 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from textebm.data.cache import Watch
-from textebm.data.entries import building, replace
+from textebm.data.entries import building, replace, sealed, unsealed
 from textebm.data.image_decoding import Fitting
 from textebm.data.image_sources import Pictures
 from textebm.errors import DataError
@@ -146,7 +145,7 @@ def _build(path: Path, recipe: Recipe, watch: Watch | None) -> None:
         "pixels": decoded.sum.hexdigest(),
         "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
     }
-    replace(path, lambda temporary: temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8"))
+    replace(path, lambda temporary: temporary.write_text(sealed(described), encoding="utf-8"))
 
 
 class _Decoding:
@@ -211,7 +210,7 @@ class _Decoding:
 def _is_whole(path: Path) -> bool:
     """Whether an entry is complete and undamaged; of a very large one, whether it has its size."""
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = unsealed(path)
         report = ImageReport(**described["report"])
         pixels, labels = path.with_suffix(".pixels"), path.with_suffix(".labels").read_bytes()
         size = pixels.stat().st_size
@@ -228,7 +227,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _opened(path: Path) -> Entry:
-    described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    described = unsealed(path)
     report = ImageReport(**described["report"])
     shape = (report.count, *dataclasses.astuple(report.shape))
     pixels = np.memmap(path.with_suffix(".pixels"), dtype=np.uint8, mode="r", shape=shape)

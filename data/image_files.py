@@ -21,6 +21,7 @@ from typing import IO, Protocol
 
 from textebm.errors import DataError
 from textebm.lm_eval.corpus import ARCHIVE_TESTS, open_unpacked, readable, shown
+from textebm.lm_eval.xz import open_xz
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
@@ -31,6 +32,8 @@ LARGEST_RATIO = 200
 """How many times its packed size an archive may have, unpacked (but see `SMALLEST_LIMIT`): images hardly shrink."""
 SMALLEST_LIMIT = 1 << 30
 """Bytes that an archive may have, unpacked, however small it is packed."""
+SMALLEST_PACKED = 256 << 20
+"""The same of a single packed file."""
 READ_AT_ONCE = 1 << 20
 
 
@@ -109,13 +112,17 @@ def read_at_most(path: Path, limit: int) -> bytes:
     """A file's content, unpacked where its name ends in `.gz` or `.xz`.
 
     Raises:
-        DataError: it cannot be read, is damaged, or has more than `limit` bytes.
+        DataError: it cannot be read, is damaged, or has more than `limit` bytes; or many times its packed size.
     """
+    if path.name.endswith(tuple(ARCHIVE_TESTS)) and path.is_file():
+        limit = min(limit, max(SMALLEST_PACKED, LARGEST_RATIO * path.stat().st_size))
+    raw = bytearray()  # in pieces: asked for all at once, the whole limit would be set aside in memory first
     with _reading(path), open_unpacked(path) as file:
-        raw = file.read(limit + 1)
+        while len(raw) <= limit and (piece := file.read(READ_AT_ONCE)):
+            raw += piece
     if len(raw) > limit:
         raise DataError(f"{shown(path)}: more than {limit:,} bytes, unpacked; this is not the file that is wanted")
-    return raw
+    return bytes(raw)
 
 
 @contextmanager
@@ -211,6 +218,8 @@ class _Archive:
             DataError: it leads out of the archive, or is no plain file.
         """
         path = PurePosixPath(name)
+        if not path.parts:
+            raise self._damaged("a member without a name")
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise DataError(f"{self._where(name)}: the path leads out of the archive, which is not to be trusted")
         if not plain:
@@ -222,10 +231,31 @@ class _Archive:
     def _missing(self, name: str) -> DataError:
         return DataError(f"{shown(self.path)} has no member {shown(name)}")
 
+    def _bomb(self, limit: int) -> DataError:
+        return DataError(
+            f"{shown(self.path)}: more than {limit:,} bytes, unpacked, which is {LARGEST_RATIO} times its size: no "
+            "archive of images is so. Unpack it by hand if you trust it, and name the folder"
+        )
+
     def _damaged(self, error: object) -> DataError:
         return DataError(
             f"{shown(self.path)}: the archive is damaged, cut short, or none at all ({error}); copy it again"
         )
+
+
+class _Bounded:
+    """A file that never sets aside more memory than it has bytes, whatever size a header says that it wants."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._size = file.seek(0, os.SEEK_END)
+        self.seek, self.tell = file.seek, file.tell
+        file.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """At most so many bytes; a negative number for all."""
+        rest = max(0, self._size - self._file.tell())
+        return self._file.read(rest if size < 0 else min(size, rest))
 
 
 class TarFiles(_Archive):
@@ -244,10 +274,7 @@ class TarFiles(_Archive):
             limit = max(SMALLEST_LIMIT, LARGEST_RATIO * self.path.stat().st_size)
             while piece := packed.read(READ_AT_ONCE):
                 if spooled.tell() + len(piece) > limit:
-                    raise DataError(
-                        f"{shown(self.path)}: more than {limit:,} bytes, unpacked, which is {LARGEST_RATIO} times its "
-                        "size: no archive of images is so. Unpack it by hand if you trust it, and name the folder"
-                    )
+                    raise self._bomb(limit)
                 spooled.write(piece)
         return spooled
 
@@ -258,22 +285,21 @@ class TarFiles(_Archive):
 
     def _unpacked(self) -> IO[bytes]:
         packed_by_gzip = self.path.name.lower().endswith("gz")
-        return gzip.open(self.path, "rb") if packed_by_gzip else lzma.open(self.path, "rb")  # type: ignore[return-value]
+        return gzip.open(self.path, "rb") if packed_by_gzip else open_xz(self.path)  # type: ignore[return-value]
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
         """Where in the file each member's content begins, and its size."""
         places: dict[str, tuple[int, int]] = {}
-        self._file.seek(0)
         try:
-            with tarfile.open(fileobj=self._file, mode="r:") as tar:
+            with tarfile.open(fileobj=_Bounded(self._file), mode="r:") as tar:  # type: ignore[call-overload]
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # it would keep every one
                     if member.isdir() or _is_hidden(member.name):
                         continue
                     name = self._safe(member.name, plain=member.isreg() and not member.issparse())
                     places[name] = (member.offset_data, member.size)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError, OverflowError) as error:
             raise self._damaged(error) from None
         return places
 
@@ -293,6 +319,10 @@ class TarFiles(_Archive):
         return _checked_size(raw, self._where(name))
 
 
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+"""Ways to pack a member that unpack in little memory, whatever the member says; LZMA's takes what it is told to."""
+
+
 class ZipFiles(_Archive):
     """The files in a zip archive."""
 
@@ -308,9 +338,12 @@ class ZipFiles(_Archive):
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         members = {}
         for info in self._zip.infolist():
-            if not info.is_dir() and not _is_hidden(info.filename):
-                is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
-                members[self._safe(info.filename, plain=not is_link)] = info
+            if not info.filename.endswith("/") and not _is_hidden(info.filename):
+                kind = (info.external_attr >> 16) & 0o170000
+                members[self._safe(info.filename, plain=kind in (0, 0o100000))] = info
+        limit = max(SMALLEST_LIMIT, LARGEST_RATIO * self.path.stat().st_size)
+        if sum(info.file_size for info in members.values()) > limit:
+            raise self._bomb(limit)
         return members
 
     def names(self) -> tuple[str, ...]:
@@ -322,10 +355,12 @@ class ZipFiles(_Archive):
         if name not in self._members:
             raise self._missing(name)
         info = self._members[name]
+        if info.compress_type not in ZIP_METHODS:
+            raise DataError(f"{self._where(name)}: packed in a way that is not read; pack it as zip does by default")
         try:
             with self._zip.open(info) as file:
                 raw = file.read(LARGEST_MEMBER + 1)
-        except (zipfile.BadZipFile, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
             raise self._damaged(error) from None
         except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed in an unknown way
             raise DataError(f"{self._where(name)}: cannot be read ({error}); pack it without a password") from None

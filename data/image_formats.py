@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textebm.data.image_files import read_at_most
+from textebm.data.matlab import read_arrays
 from textebm.data.plain_pickle import PickledArray, load_plain
 from textebm.errors import DataError
 from textebm.lm_eval.corpus import readable, shown
@@ -103,21 +104,14 @@ def read_mat(path: Path) -> Images:
     Source of the form: Netzer et al., "Reading Digits in Natural Images with Unsupervised Feature Learning" (2011).
 
     Raises:
-        DataError: SciPy is not installed, or the file is unusable.
+        DataError: the file is unusable.
     """
     try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise DataError(f"{shown(path)}: .mat files need SciPy: pip install 'textebm[images]'") from None
-    try:
-        with readable(path), path.open("rb") as file:
-            found = loadmat(file, variable_names=["X", "y"])
-    except DataError:
-        raise
-    except Exception as error:  # its reader raises what zlib, struct and numpy raise at whatever bytes
+        with readable(path):
+            found = read_arrays(path, ("X", "y"))
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{shown(path)}: cannot be read as a MATLAB 5 file ({str(error) or type(error).__name__}): damaged, or cut "
-            "short; copy it again"
+            f"{shown(path)}: cannot be read as a MATLAB 5 file ({error}): damaged, or cut short; copy it again"
         ) from None
     x, y = found.get("X"), found.get("y")
     if x is None or y is None:
@@ -164,7 +158,7 @@ def read_cifar_batch(raw: bytes, where: str) -> Images:
     batch = {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
     data, labels = batch.get("data"), batch.get("labels")
     if not isinstance(data, PickledArray) or not isinstance(labels, list):
-        there = ", ".join(map(str, batch))
+        there = ", ".join(map(str, batch))[:200]
         raise DataError(
             f"{where}: not a batch of CIFAR-10: it has {there}, and an array data and a list labels are wanted"
         )

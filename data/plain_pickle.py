@@ -2,7 +2,11 @@
 
 A pickle is a program: the usual reader imports and calls whatever it names. This one knows numpy's arrays and their
 types by name alone, and puts a description in the place of each; everything else that a pickle wants to import is
-refused. Only when the whole is read are arrays made of the descriptions, after they were checked.
+refused, and so is every instruction that such pickles have no use for. Only when the whole is read are arrays made of
+the descriptions, after they were checked.
+
+It rests on the unpickler that Python's library has in Python: the one in C sets aside as much memory for its table of
+objects as a pickle of twenty bytes cares to ask for.
 """
 
 import io
@@ -15,6 +19,8 @@ import numpy.typing as npt
 
 from textebm.errors import DataError
 
+LARGEST_SIZE = 1 << 40
+"""Of one dimension of an array."""
 NUMBERS = {"u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8", "b1"}
 """Types of the values of an array, as numpy writes them."""
 
@@ -62,8 +68,8 @@ class PickledArray:
             raise DataError(f"{where}: an array that is described by {len(self.state)} parts, not 5") from None
         if not isinstance(kind, PickledType) or not isinstance(raw, bytes) or not isinstance(shape, tuple):
             raise DataError(f"{where}: an array of something else than numbers, which is not read from a pickle")
-        if not all(isinstance(size, int) and size >= 0 for size in shape):
-            raise DataError(f"{where}: an array of the shape {shape}")
+        if not all(type(size) is int and 0 <= size < LARGEST_SIZE for size in shape):
+            raise DataError(f"{where}: an array of a shape that is not one of whole numbers")
         dtype = kind.numpy(where)
         if math.prod(shape) * dtype.itemsize != len(raw):
             raise DataError(f"{where}: an array of the shape {shape} with {len(raw):,} bytes of values")
@@ -71,8 +77,10 @@ class PickledArray:
 
 
 def _text(written: object) -> str:
-    """Text, which Python 2 wrote as bytes."""
-    return written.decode("latin-1") if isinstance(written, bytes) else str(written)
+    """Text, which Python 2 wrote as bytes; of anything else its kind."""
+    if isinstance(written, bytes):
+        return written.decode("latin-1")
+    return written if isinstance(written, str) else type(written).__name__
 
 
 def _from_buffer(raw: object, kind: object, shape: object, order: object) -> PickledArray:
@@ -94,7 +102,28 @@ def _no_bytes() -> bytes:
     return b""
 
 
-class _PlainUnpickler(pickle.Unpickler):
+def _plain_key(key: object) -> None:
+    """Refuse a key of a dictionary that is more than a number or a name: to hash it could take for ever."""
+    if not isinstance(key, str | bytes | int | float | None):
+        raise pickle.UnpicklingError(f"a {type(key).__name__} as the key of a dictionary")
+
+
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _PlainUnpickler(_PythonUnpickler):  # type: ignore[misc]
+    PLAIN = (
+        *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
+        *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+        *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+        *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+        *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+        *("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
+        *("GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"),
+        *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
+    )
+    """Instructions of which pickles of numbers, names and arrays are made."""
     KNOWN: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "dtype"): PickledType,
         ("numpy", "ndarray"): PickledArray,
@@ -115,6 +144,42 @@ class _PlainUnpickler(pickle.Unpickler):
             )
         return self.KNOWN[module, name]
 
+    def load_build(self) -> None:
+        """Tell a description its state; nothing else is ever changed."""
+        if not isinstance(self.stack[-2], PickledType | PickledArray):
+            raise pickle.UnpicklingError(f"a state for a {type(self.stack[-2]).__name__}")
+        super().load_build()
+
+    def load_bytearray8(self) -> None:
+        """Put bytes onto the stack: those that are there, and no memory for as many as are said to be."""
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    def load_setitem(self) -> None:
+        """Put a value into a dictionary."""
+        _plain_key(self.stack[-2])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        """Put several values into a dictionary; they stand on the stack since the last mark."""
+        for key in self.stack[::2]:
+            _plain_key(key)
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        """Make a dictionary of what stands on the stack since the last mark."""
+        for key in self.stack[::2]:
+            _plain_key(key)
+        super().load_dict()
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **{getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in PLAIN},
+        pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+    }
+
 
 def load_plain(raw: bytes, where: str) -> Any:  # noqa: ANN401
     """What a pickle holds: numbers, text, bytes, lists, tuples, dictionaries, and `PickledArray` for each array.
@@ -130,6 +195,8 @@ def load_plain(raw: bytes, where: str) -> Any:  # noqa: ANN401
         return _PlainUnpickler(io.BytesIO(raw), encoding="bytes").load()
     except Exception as error:  # whatever bytes make of its small machine: index, key, value, memory, end of file
         reason = str(error) or type(error).__name__
+        if isinstance(error, KeyError):
+            reason = f"it holds an instruction ({error}) which numbers, names and arrays do not need"
         raise DataError(
             f"{where}: not read as a pickle of numbers: {reason}. Get the file from where it is published"
         ) from None

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from textebm import plain_json
 from textebm.errors import CheckpointError, ConfigError, DataError
 from textebm.model.recurrent import BOS, EOS, PAD, SPECIAL_TOKENS, UNK
 
@@ -248,14 +249,75 @@ def load_tokenizer(folder: str | Path) -> "Tokenizer":
     return read_tokenizer(path)
 
 
+PARTS = {
+    "normalizer": ("Sequence", "Replace", "Lowercase"),
+    "pre_tokenizer": ("Sequence", "WhitespaceSplit", "ByteLevel"),
+    "decoder": ("ByteLevel",),
+    "post_processor": (),
+    "truncation": (),
+    "padding": (),
+}
+"""What a tokenizer of ours has beside its model; `Replace` has one of our two patterns."""
+
+
+def _require_ours(described: dict[str, Any]) -> None:
+    """Check that a tokenizer's JSON is of the form that we write.
+
+    The library that reads it trusts it: a number of a token that is too large, a merge of unknown parts or a regular
+    expression of another's making end in an abort, or never.
+
+    Raises:
+        ValueError: it is not; anything else where it has not even the shape.
+    """
+    model = described["model"]
+    vocabulary = model["vocab"]
+    if model["type"] not in ("WordLevel", "BPE") or described.get("version") != "1.0":
+        raise ValueError("it is of another kind")
+    if not all(type(number) is int for number in vocabulary.values()):
+        raise ValueError("a token without a number")
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise ValueError(f"its {len(vocabulary):,} tokens are not numbered from 0 on, each once")
+    for pair in model.get("merges", ()):
+        first, second = pair.split(" ") if isinstance(pair, str) else pair
+        if not {first, second, first + second} <= vocabulary.keys():
+            raise ValueError(f"a merge of {first!r} and {second!r}, which are not in its vocabulary")
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key) is not None:
+            raise ValueError(f"it has a {key}")
+    for token in described["added_tokens"]:
+        if vocabulary.get(token["content"]) != token["id"] or not isinstance(token["id"], int):
+            raise ValueError(f"a token {token['content']!r} that is not in its vocabulary")
+    for name, kinds in PARTS.items():
+        for part in _parts(described.get(name)):
+            if part["type"] not in kinds:
+                raise ValueError(f"a {name} of another kind")
+            if part["type"] == "Replace" and part["pattern"] not in ({"Regex": NUMBER}, {"Regex": "[0-9]"}):
+                raise ValueError("it replaces another pattern")
+
+
+def _parts(described: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 (whatever is in it)
+    """A part of a tokenizer, and those that it is a sequence of."""
+    if described is None:
+        return
+    yield described
+    if described["type"] == "Sequence":
+        for key in ("normalizers", "pretokenizers"):
+            for inner in described.get(key, ()):
+                if inner["type"] == "Sequence":
+                    raise ValueError("a sequence of sequences")
+                yield inner
+
+
 def read_tokenizer(path: Path) -> "Tokenizer":
     """A tokenizer from its JSON file; see `load_tokenizer`."""
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"{path} is broken: {error}") from None
+        written = path.read_text(encoding="utf-8")
+        _require_ours(plain_json.parse(written))
+        tokenizer = Tokenizer.from_str(written)
+    except Exception as error:  # tokenizers raises bare Exception; and what is not of our form any
+        raise CheckpointError(f"{path} is broken: {error or type(error).__name__}") from None
     if [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] != [PAD, BOS, EOS, UNK]:
         raise CheckpointError(f"{path} is not ours: its first four tokens must be {', '.join(SPECIAL_TOKENS)}")
     return tokenizer

@@ -158,6 +158,8 @@ def _read_counts(file: TextIO) -> list[int]:
         if matched is None or int(matched[1]) != len(counts) + 1:
             raise ValueError(line)
         counts.append(int(matched[2]))
+    if not counts:
+        raise ValueError("it counts no n-grams")
     return counts
 
 

@@ -1,11 +1,13 @@
 """What compares with what: signatures in words, and scores put into tables of those that may stand side by side."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from textebm import plain_json
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import tables
 from textebm.lm_eval.protocols import PROTOCOLS
@@ -225,12 +227,12 @@ def read_items(path: Path) -> list[Item]:
         DataError: it is no JSON, or holds no score.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = plain_json.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from None
     try:
         items = items_of(content, path.name.removesuffix(".json"))
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
         raise DataError(f"{path}: a score in it is not as textebm writes it ({error})") from None
     if not items:
         raise DataError(f"{path}: no score in it; wanted is what fppl, rppl or evaluate write as JSON")
@@ -254,21 +256,49 @@ def _items(value: object, name: str, *, named: bool) -> Iterable[Item]:
     if not isinstance(value, Mapping):
         return
     if value.get("metric") in METRICS and "signature" in value:
-        interval = value.get("interval")
-        yield Item(
-            name,
-            value["metric"],
-            float(value["score"]),
-            None if interval is None else (float(interval[0]), float(interval[1])),
-            Signature.parse(value["signature"]),
-            bool(value.get("details", value).get("headline", False)),
-            ((value.get("details") or {}).get("real_row") or {}).get("perplexity"),
-        )
+        yield _item(value, name)
         return
     if isinstance(value.get("name"), str):
         name, named = value["name"], True
     for element in value.values():
         yield from _items(element, name, named=named)
+
+
+def _item(value: Mapping[str, Any], name: str) -> Item:
+    """A score, as `fppl`, `rppl` and `evaluate` write it.
+
+    Raises:
+        KeyError, TypeError, ValueError, UsageError: it is none.
+    """
+    interval, details = value.get("interval"), value.get("details", value) or {}
+    if not isinstance(value["signature"], str) or not isinstance(details, Mapping):
+        raise TypeError("its signature is no text, or its details are no object")
+    if interval is not None and not (isinstance(interval, list) and len(interval) == 2):
+        raise TypeError("its interval is not of two numbers")
+    real = details.get("real_row") or {}
+    if not isinstance(real, Mapping):
+        raise TypeError("its real_row is no object")
+    perplexity = real.get("perplexity")
+    return Item(
+        name,
+        value["metric"],
+        _number(value["score"]),
+        None if interval is None else (_number(interval[0]), _number(interval[1])),
+        Signature.parse(value["signature"]),
+        bool(details.get("headline", False)),
+        None if perplexity is None else _number(perplexity),
+    )
+
+
+def _number(value: object) -> float:
+    """A finite number out of JSON.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < sys.float_info.max:
+        raise ValueError(f"{str(value)[:40]} is no number")
+    return float(value)
 
 
 def compare_items(items: Sequence[Item], *, published: bool = False) -> Comparison:

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import lzma
 import os
 import zlib
@@ -12,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from textebm import plain_json
 from textebm.errors import DataError
+from textebm.lm_eval.xz import open_xz
 
 UNKNOWN = "<unk>"
 """What stands for every word outside the vocabulary."""
@@ -97,7 +98,7 @@ def open_unpacked(path: Path) -> IO[bytes]:
     """A file's bytes, unpacked where its name ends in `.gz` or `.xz`."""
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
-    return lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb")
+    return open_xz(path) if path.suffix == ".xz" else path.open("rb")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -146,11 +147,9 @@ def _decode(line: bytes, path: Path, number: int) -> str:
 def _json_text(line: str, path: Path, number: int, field: str) -> str:
     where = f"{shown(path)}, line {number}"
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg})") from None
-    except RecursionError:
-        raise DataError(f"{where}: JSON that is nested too deeply") from None
+        record = plain_json.parse(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({getattr(error, 'msg', error)})") from None
     text = record.get(field) if isinstance(record, dict) else None
     if isinstance(text, str):
         return check_text(text, where)

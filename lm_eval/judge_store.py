@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textebm import plain_json
 from textebm.errors import JudgeError
 
 LOCKS = find_spec("fcntl") is not None
@@ -54,7 +55,7 @@ class JudgeStore:
         if not path.exists():
             return None
         try:
-            described = json.loads(path.read_bytes())
+            described = plain_json.parse(path.read_bytes())
             body, files = described["body"], described["body"]["files"]
             if described["sha256"] != _sha256(_canonical(body)):
                 raise DamagedJudgeError(f"{path.name} is not what was written")

@@ -5,7 +5,6 @@ Nothing in it is ever unpickled. 40,000 sentences take about 350 kB; their sums 
 """
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval.perplexity import SentenceScores
+from textebm.lm_eval.plain_arrays import arrays_in
 from textebm.lm_eval.signature import Signature
 
 
@@ -78,11 +78,14 @@ def kept_scores(path: Path) -> KeptScores:
         DataError: it is missing, or no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            log_probs, tokens, signature = file["log_probs"], file["tokens"], str(file["signature"])
-        if log_probs.shape != (len(log_probs), len(tokens)) or len(log_probs) == 0:
+        log_probs, tokens, signature = arrays_in(path, ("log_probs", "tokens", "signature"))
+        if log_probs.ndim != 2 or tokens.ndim != 1 or log_probs.shape[1] != len(tokens) or not log_probs.size:
             raise ValueError("its arrays do not belong together")
+        if log_probs.dtype.kind != "f" or tokens.dtype.kind not in "iu" or signature.dtype.kind != "U":
+            raise ValueError("its arrays are of other kinds")
+        if not np.isfinite(log_probs).all() or (tokens < 0).any() or not tokens.any():
+            raise ValueError("a score that is no number, or no token")
         runs = tuple(SentenceScores(each.astype(np.float64), tokens.astype(np.int64)) for each in log_probs)
-        return KeptScores(Signature.parse(signature), runs)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, UsageError) as error:
+        return KeptScores(Signature.parse(str(signature)), runs)
+    except (OSError, ValueError, KeyError, UsageError) as error:
         raise DataError(f"{path}: cannot be read as scores of sentences ({error})") from None

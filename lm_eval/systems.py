@@ -6,6 +6,7 @@ their signatures, and the place, beside it, of the scores of sentences. What may
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from textebm import plain_json
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import tables
 from textebm.lm_eval.bootstrap import difference as sentences_difference
@@ -85,7 +87,7 @@ class Run:
             value: Any = self.content
             for key in place:
                 value = value.get(key) if isinstance(value, Mapping) else None
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max:
                 return value
         return None
 
@@ -103,10 +105,12 @@ def read_run(path: Path) -> Run:
         DataError: it holds none.
     """
     items = read_items(path)
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = plain_json.parse(path.read_text(encoding="utf-8"))
     try:
-        facts = content["name"], content["preset"], content["method"], int(content["seed"])
-    except (KeyError, TypeError, ValueError):
+        facts = content["name"], content["preset"], content["method"], content["seed"]
+        if not (all(isinstance(fact, str) for fact in facts[:3]) and type(facts[3]) is int):
+            raise TypeError("names are text, and a seed is a whole number")
+    except (KeyError, TypeError):
         raise DataError(
             f"{path}: no run of an experiment: it must say name, preset, method and seed, as the results of textebm "
             "experiment do"
@@ -342,12 +346,14 @@ class Systems:
         reasons = [(table, why_apart_from_published(table, self.known)) for table in self.tables]
         said = [f"{table.title}: published rows do not compare: {reason}" for table, reason in reasons if reason]
         for data in self._corpora():
-            if not any(is_published_data(table, self.known) for table in self.tables if table.facts["data"] == data):
+            if not any(
+                is_published_data(table, self.known) for table in self.tables if table.facts.get("data", "") == data
+            ):
                 said.append(f"data {data}: published figures of fit do not compare: {OTHER_DATA}")
         return said
 
     def _corpora(self) -> list[str]:
-        return list(dict.fromkeys(table.facts["data"] for table in self.tables))
+        return list(dict.fromkeys(table.facts.get("data", "") for table in self.tables))
 
     # ---- as text
 
@@ -365,7 +371,8 @@ class Systems:
             parts.append(tables.render(self._header(), self._cells(table), form))
             if differences:
                 parts.append(tables.render(AGAINST_HEADER, [each.cells() for each in differences], form))
-            if PROTOCOLS[table.facts["judge"]].judge == "ngram":
+            judge = PROTOCOLS.get(table.facts.get("judge", ""))
+            if judge is not None and judge.judge == "ngram":
                 parts.append(f"{table.facts['judge']} is deterministic: there is one judge, and no judge seed")
         parts.append(STATISTICS)
         if self.published:
@@ -397,7 +404,7 @@ class Systems:
         parts = []
         assert form in ("text", "markdown")
         for data in self._corpora():
-            of_data = [table for table in self.tables if table.facts["data"] == data]
+            of_data = [table for table in self.tables if table.facts.get("data", "") == data]
             entry = self.known["data"].get(data)
             if entry and any(why_apart_from_published(table, self.known) for table in of_data):
                 parts.append(f"{bold}published, {data}: {self.known['source']}{bold}")

@@ -115,6 +115,27 @@ def no_readback() -> type[NoReadback]:
     return NoReadback
 
 
+@pytest.fixture
+def peak_memory() -> Callable[..., contextlib.AbstractContextManager[None]]:
+    """Asserts that what is done within takes so much memory at most: what Python asks for, what the process holds."""
+    import resource
+    import tracemalloc
+
+    @contextlib.contextmanager
+    def within(megabytes: int) -> Iterator[None]:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        tracemalloc.start()
+        try:
+            yield
+            asked = tracemalloc.get_traced_memory()[1] >> 20
+        finally:
+            tracemalloc.stop()
+        held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+        assert max(asked, held) <= megabytes, f"{asked} MB were asked for, and {held} MB held"
+
+    return within
+
+
 # ---- commands, and a run to try them on
 
 CPU_ONLY = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

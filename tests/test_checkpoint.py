@@ -2,13 +2,16 @@
 
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import json
 import os
+import random
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from textebm import checkpoint
+from textebm.chains import ChainMemory
 from textebm.checkpoint import Progress
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
 from textebm.data.registry import Split
@@ -340,6 +344,148 @@ class TestWhole:
         checkpoint.verify_model(twice.folder)  # no checkpoint: nothing to go by
 
 
+class FullRun(Run):
+    """A run that has everything a checkpoint can hold: an average of the weights, and persistent chains."""
+
+    def __init__(self, folder: Path) -> None:
+        config = dataclasses.replace(
+            CONFIG,
+            inference=dataclasses.replace(CONFIG.inference, kind="persistent"),
+            optimiser=dataclasses.replace(CONFIG.optimiser, ema=0.5),
+        )
+        super().__init__(folder, config)
+        folder.mkdir(parents=True)
+        self.chains = ChainMemory.begin(folder, len(SENTENCES), self.model.prior, 0)
+        self.rows = np.arange(len(SENTENCES))
+
+    def step(self) -> None:
+        visited = self.chains.of(self.rows, torch.device("cpu"))
+        self.learner.step(self.text.batch([0, 1, 2]), self.number, visited)
+        self.number += 1
+
+    def save(self, best: bool = False, **progress: object) -> Path:
+        known = Progress(step=self.number, epoch=self.number, **progress)  # type: ignore[arg-type]
+        parts = (self.learner.result, self.material, self.learner, self.config, known, best, CONTENTS, self.chains)
+        return checkpoint.save(self.folder, *parts)
+
+
+@pytest.fixture
+def full_run(tmp_path: Path) -> FullRun:
+    """A run with two checkpoints."""
+    run = FullRun(tmp_path / "runs" / "full")
+    for best in (True, False):
+        run.step()
+        run.save(best, best_score=1.0, best_step=1)
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+class TestEveryFile:
+    """Whatever becomes of whichever file of a checkpoint: it is noticed, and the checkpoint before goes on."""
+
+    FILES = (
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "run.json"),
+        *("optimiser.safetensors", "learner.safetensors", "chains.npy"),
+    )
+
+    def test_these_are_all(self, full_run: FullRun) -> None:
+        assert set(contents(full_run.folder / "checkpoints" / "step-2")) == set(self.FILES)
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_bytes_flipped_and_files_cut(self, full_run: FullRun, name: str) -> None:
+        path = full_run.folder / "checkpoints" / "step-2" / name
+        whole, source = path.read_bytes(), random.Random(name)
+        places = [0, len(whole) - 2, *(source.randrange(len(whole)) for _ in range(10))]  # the last byte is a line end
+        spoilt = [whole[:at] + bytes([whole[at] ^ (1 << source.randrange(8))]) + whole[at + 1 :] for at in places]
+        spoilt += [whole[: source.randrange(len(whole))] for _ in range(4)] + [b"", whole + b"\0", bytes(len(whole))]
+        for content in spoilt:
+            if name == "run.json" and same_json(content, whole):
+                continue
+            path.write_bytes(content)
+            try:
+                found, damage = checkpoint.newest_whole(full_run.folder)
+            except CheckpointError as error:  # the number of the format was hit, and says that a later version wrote it
+                assert "reads formats up to" in str(error)
+                continue
+            assert found == full_run.folder / "checkpoints" / "step-1"
+            assert len(damage) == 1 and name in damage[0]
+
+    def test_all_files_of_both(self, full_run: FullRun) -> None:
+        for path in (full_run.folder / "checkpoints").glob("step-*/*"):
+            path.write_bytes(path.read_bytes()[:-5])
+        with pytest.raises(DamagedError, match=r"no checkpoint of .* is whole"):
+            checkpoint.newest_whole(full_run.folder)
+
+
+class FullDisk:
+    """A disk that is full from a certain write on: making folders and moving files fails as well."""
+
+    CALLS = ("open", "write_bytes", "mkdir", "rename", "replace")
+
+    def __init__(self, patch: pytest.MonkeyPatch, full_at: int) -> None:
+        self.count, self.full_at = 0, full_at
+        for name in self.CALLS:
+            self.watch(patch, Path, name)
+        self.watch(patch, os, "fsync")
+
+    def watch(self, patch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+        real = getattr(owner, name)
+
+        def write(*arguments: object, **options: object) -> object:
+            mode = options.get("mode", arguments[1] if len(arguments) > 1 else "r")
+            if name != "open" or any(letter in str(mode) for letter in "wax+"):
+                self.count += 1
+                if self.count >= self.full_at:
+                    if name == "write_bytes":  # what still finds room is written
+                        real(arguments[0], bytes(arguments[1])[: len(bytes(arguments[1])) // 2])
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments, **options)
+
+        patch.setattr(owner, name, write)
+
+
+class TestFullDisk:
+    """The disk is full at the n-th write of a save, for every n: the run goes on from the one before, or this."""
+
+    MOST = 200
+
+    @pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step"])
+    def test_no_run_is_lost(self, full_run: FullRun, again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not again:
+            full_run.step()
+        before = {name: contents(full_run.folder / "checkpoints" / name) for name in saved_steps(full_run.folder)}
+        last, failed = f"step-{full_run.number}", 0
+        spare = shutil.copytree(full_run.folder, full_run.folder.parent / "spare")
+        for full_at in range(1, self.MOST):
+            shutil.rmtree(full_run.folder / "checkpoints")
+            shutil.copytree(spare / "checkpoints", full_run.folder / "checkpoints")
+            with monkeypatch.context() as patch:
+                FullDisk(patch, full_at)
+                try:
+                    full_run.save(best=True, best_score=0.5, best_step=full_run.number)
+                except OSError:
+                    failed += 1
+                else:
+                    break
+            found, damage = checkpoint.newest_whole(full_run.folder)
+            assert damage == []
+            assert found.name in (last, "step-2")
+            if found.name in before and not again:
+                assert contents(found) == before[found.name]
+            LatentModel.from_pretrained(found)
+            checkpoint.restore_learner(found, full_run.learner)
+            checkpoint.read_run(found)
+            assert checkpoint.pointed_at(full_run.folder, "best") is not None
+        assert full_at < self.MOST - 1
+        assert failed >= (4 if again else 20)
+        assert full_run.save(best=True).name == last  # there is room again
+        assert not list((full_run.folder / "checkpoints").glob("*.tmp"))
+        assert checkpoint.newest_whole(full_run.folder) == (full_run.folder / "checkpoints" / last, [])
+
+
 def same_json(content: bytes, whole: bytes) -> bool:
     """Whether two files hold the same JSON."""
     try:
@@ -416,6 +562,24 @@ class TestDamage:
         with pytest.raises(CheckpointError, match="holds no optimiser state"):
             checkpoint.restore_optimisers(folder, run.learner)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda states: states.pop("generator.0.exp_avg"),
+            lambda states: states.update({"generator.0.exp_avg": torch.zeros(3, 1, 4)}),
+            lambda states: states.update({"generator.0.step": torch.zeros(2)}),
+            lambda states: states.update({"generator.999.step": states.pop("generator.0.step")}),
+        ],
+    )
+    def test_optimiser_states_that_do_not_belong(self, run: Run, change) -> None:
+        run.step()
+        folder = run.save()
+        states = load_file(folder / checkpoint.OPTIMISER)
+        change(states)
+        save_file(states, folder / checkpoint.OPTIMISER)
+        with pytest.raises(CheckpointError, match="generator states"):
+            checkpoint.restore_optimisers(folder, run.learner)
+
 
 class TestLog:
     def test_what_was_logged_after_a_step_goes(self, tmp_path: Path) -> None:
@@ -432,6 +596,14 @@ class TestLog:
         path.write_bytes(whole + whole[:-5])
         checkpoint.truncate_log(path, 5)
         assert path.read_bytes() == whole
+
+    def test_lines_that_a_disk_has_damaged_go_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "log.jsonl"
+        good = [b'{"step": 1}', b'{"step": 2, "x": "\xc3\xa9\xe2\x80\xa8"}']
+        bad = [b'{"step": \xff}', b"[1]", b"3", b'{"step": null}', b'{"step": "1"}', b"[" * 100_000, b"1" * 5000]
+        path.write_bytes(b"\n".join([good[0], *bad, good[1]]) + b"\n")
+        checkpoint.truncate_log(path, 5)
+        assert path.read_bytes() == b"\n".join(good) + b"\n"
 
     def test_a_log_that_is_not_there_stays_so(self, tmp_path: Path) -> None:
         checkpoint.truncate_log(tmp_path / "log.jsonl", 5)

@@ -11,7 +11,18 @@ from textebm.config import from_dict, load_config, to_dict
 from textebm.lm_eval import Signature
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = ("bench-", "calibration-", "corpus-", "judges-", "kill-", "long-", "scaling-", "tilt-", "transition-")
+OTHERS = (
+    "bench-",
+    "calibration-",
+    "corpus-",
+    "fuzzing",
+    "judges-",
+    "kill-",
+    "long-",
+    "scaling-",
+    "tilt-",
+    "transition-",
+)
 """Beginnings of names of results that are no experiments."""
 RESULTS = [
     path

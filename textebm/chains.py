@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textebm.errors import CheckpointError
+from textebm.lm_eval.plain_arrays import mapped
 from textebm.model.energy import GaussianPrior
 from textebm.model.random import stream
 
@@ -68,7 +69,7 @@ class ChainMemory:
             OSError: the copy cannot be written.
         """
         try:
-            saved = open_memmap(checkpoint / FILE, mode="r")
+            saved = mapped(checkpoint / FILE)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{checkpoint / FILE} cannot be read: {error}") from None
         if saved.shape != (sentences, latent_dim) or saved.dtype != np.float32:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from textebm import plain_json
 from textebm.config import Config, from_dict, to_dict
 from textebm.data.sources import HUB_PREFIX
 from textebm.errors import CheckpointError, ConfigError, DamagedError
@@ -96,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, unreadable, or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = plain_json.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
@@ -187,6 +188,14 @@ def _sha256(path: Path) -> str:
 def _digest(described: dict[str, Any]) -> str:
     """Of a JSON object, however it is laid out."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def model_digest(folder: Path) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a model's description and weights: by which caches know a model.
+
+    Not by the time of its files: copies, and a clock that is set, may give two models one time.
+    """
+    return hashlib.sha256(f"{_sha256(folder / CONFIG)} {_sha256(folder / WEIGHTS)}".encode()).hexdigest()[:16]
 
 
 def verify(folder: Path, only: tuple[str, ...] = ()) -> None:
@@ -322,7 +331,10 @@ def pointed_at(run_dir: Path, name: str) -> Path | None:
     pointer = run_dir / "checkpoints" / f"{name}.json"
     if not pointer.exists():
         return None
-    folder = pointer.parent / str(read_json(pointer).get("folder"))
+    named = read_json(pointer).get("folder")
+    if not isinstance(named, str) or not re.fullmatch(r"step-[0-9]{1,18}", named):  # nothing outside the run
+        raise CheckpointError(f"{pointer} names no checkpoint")
+    folder = pointer.parent / named
     if not folder.is_dir():
         raise CheckpointError(f"{pointer} points at {folder.name}, which is not there")
     return folder
@@ -354,10 +366,30 @@ def restore_optimisers(folder: Path, learner: "Learner") -> None:
                 raise CheckpointError(f"{folder / OPTIMISER} holds no optimiser state, but a tensor {name!r}")
             if owner == part:
                 state.setdefault(int(index), {})[key] = tensor
-        wanted = len(described["param_groups"][0]["params"])
-        if len(state) not in (0, wanted):
-            raise CheckpointError(f"{folder / OPTIMISER} holds {len(state)} {part} states where {wanted} are needed")
-        optimiser.load_state_dict({"state": state, "param_groups": described["param_groups"]})
+        parameters = optimiser.param_groups[0]["params"]
+        if len(state) not in (0, len(parameters)):
+            raise CheckpointError(
+                f"{folder / OPTIMISER} holds {len(state)} {part} states where {len(parameters)} are needed"
+            )
+        try:
+            for index, values in state.items():
+                _require_moments(values, parameters[index].shape)
+            optimiser.load_state_dict({"state": state, "param_groups": described["param_groups"]})
+        except (LookupError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder / OPTIMISER} holds {part} states of another model: {error}") from None
+
+
+def _require_moments(values: dict[str, torch.Tensor], shape: torch.Size) -> None:
+    """Check that Adam's state of a parameter is of its shape.
+
+    Raises:
+        ValueError: it is not.
+    """
+    for name, tensor in values.items():
+        if tensor.shape != shape and not (name == "step" and tensor.numel() == 1):
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)}, where the parameter has {tuple(shape)}")
+    if missing := {"exp_avg", "exp_avg_sq"} - values.keys():
+        raise ValueError(f"no {min(missing)}")
 
 
 def restore_learner(folder: Path, learner: "Learner") -> None:
@@ -424,11 +456,12 @@ def truncate_log(path: Path, step: int) -> None:
         return
     kept = []
     with path.open("rb") as log:
-        for line in log:
+        for raw in log:
             try:
-                if json.loads(line).get("step", 0) <= step:
-                    kept.append(line.decode("utf-8").rstrip("\n"))
-            except ValueError:  # the line a crash cut short, perhaps within a character
+                line = raw.decode().rstrip("\n")
+                if plain_json.parse(line).get("step", 0) <= step:
+                    kept.append(line)
+            except (ValueError, AttributeError, TypeError):  # the line a crash cut short, or a disk has damaged
                 continue
     write_text(path, "".join(line + "\n" for line in kept))
 

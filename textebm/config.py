@@ -23,6 +23,11 @@ from textebm.errors import ConfigError
 Schedule = float | tuple[float, ...]
 """One value for every Langevin step, or one value a step (the last one repeats)."""
 
+LONGEST_TEXT = 1 << 20
+"""Characters of a configuration file."""
+MOST_LAYERS = 1000
+"""Of a network: more are a slip, and would only be noticed when the memory is full."""
+
 T = TypeVar("T")
 
 
@@ -78,14 +83,14 @@ class PriorConfig:
         _require(self.latent_dim > 0, "prior.latent_dim", self.latent_dim, "at least 1")
         _require(self.sigma > 0, "prior.sigma", self.sigma, "positive")
         _require(self.width > 0, "prior.width", self.width, "at least 1")
-        _require(self.depth >= 0, "prior.depth", self.depth, "0 or more")
+        _require(0 <= self.depth <= MOST_LAYERS, "prior.depth", self.depth, f"from 0 to {MOST_LAYERS:,}")
         _require(self.steps >= 0, "prior.steps", self.steps, "0 or more")
         _require_schedule("prior.step_size", self.step_size, zero_allowed=False)
         _require_schedule("prior.temperature", self.temperature, zero_allowed=True)
         _require(self.outputs > 0, "prior.outputs", self.outputs, "at least 1")
         _require(self.persistent >= 0, "prior.persistent", self.persistent, "0 or more")
         _require(0 <= self.restart <= 1, "prior.restart", self.restart, "in [0, 1]")
-        _require(self.stages > 0, "prior.stages", self.stages, "at least 1")
+        _require(0 < self.stages <= MOST_LAYERS, "prior.stages", self.stages, f"from 1 to {MOST_LAYERS:,}")
         _require(self.stage_steps > 0, "prior.stage_steps", self.stage_steps, "at least 1")
         if self.kind == "ratio":  # each ratio begins as 1, its last layer as 0
             _require(self.outputs == 1, "prior.outputs", self.outputs, "1 with prior.kind = ratio")
@@ -316,7 +321,8 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         for key in ("width", "depth", "updates"):
             _require(getattr(self, key) > 0, f"sampler.{key}", getattr(self, key), "at least 1")
-        _require(self.steps >= 2, "sampler.steps", self.steps, "at least 2")
+        _require(self.depth <= MOST_LAYERS, "sampler.depth", self.depth, f"at most {MOST_LAYERS:,}")
+        _require(2 <= self.steps <= 100_000, "sampler.steps", self.steps, "from 2 to 100,000")
         _require(self.features >= 2 and self.features % 2 == 0, "sampler.features", self.features, "even, 2 or more")
         _require(
             self.log_snr_min < self.log_snr_max,
@@ -654,7 +660,10 @@ def _typed(value: Any, hint: Any, path: str) -> Any:  # noqa: ANN401 (a value st
     elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_dict(value, hint, where=path)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            pass
     elif hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
         try:
             return float(value)
@@ -719,10 +728,19 @@ def _mapping(text: str, name: str) -> dict[str, Any]:
     """What a YAML text says: a mapping, empty where it says nothing."""
     import yaml
 
+    if len(text) > LONGEST_TEXT:
+        raise ConfigError(f"{name} has more than {LONGEST_TEXT:,} characters, and no configuration is so long")
     try:
+        # A few aliases of aliases stand for more values than any memory holds.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ConfigError(f"{name} has an alias (*name), which is not read: write the value where it is wanted")
         values = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise ConfigError(f"{name} is not valid YAML: {error}") from None
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"{name} is not valid YAML: it is nested too deeply") from None
+    except Exception as error:  # beside its own errors, whatever its readers of dates, numbers and the like raise
+        raise ConfigError(f"{name} is not valid YAML: {str(error) or type(error).__name__}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{name}: the configuration must be a mapping of keys to values, not {values!r}")
     return values

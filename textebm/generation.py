@@ -272,7 +272,7 @@ def cached_samples(
     """The file of n samples of a checkpoint, nothing filtered, written if it is not there.
 
     Args:
-        folder: the model folder; its name and its weights' size and time are part of the file's name.
+        folder: the model folder; its name and a digest of the model are part of the file's name.
         model: the model in it.
         tokenizer: its tokeniser.
         n: number of sentences.
@@ -283,8 +283,7 @@ def cached_samples(
         prior_steps: length of the prior chain (default: K0 as in training).
         world: the processes that share the work, all of which call this.
     """
-    weights = (folder / "model.safetensors").stat()
-    key = f"{folder.name}-{weights.st_size:x}-{weights.st_mtime_ns:x}"
+    key = f"{folder.name}-{checkpoint.model_digest(folder)}"
     how = "" if decoding is None else f"-{decoding.method}-max{decoding.max_length}"
     other = other_chain(model, prior_steps)
     how += "" if other is None else f"-prior{other}"

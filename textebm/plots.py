@@ -1,11 +1,11 @@
 """Pictures of a run, drawn from its log."""
 
-import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from textebm import plain_json
 from textebm.charts import Chart, learning_charts, write_csv
 from textebm.errors import CheckpointError, UsageError
 
@@ -14,17 +14,25 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of a run's log. Names of figures are kept once for all of them: they would be half of the memory.
 
     Raises:
-        CheckpointError: there is no log, or a line of it is no JSON.
+        CheckpointError: there is no log, or a line of it is damaged.
     """
     path = run_dir / "log.jsonl"
-    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
+
+    def interned(pairs: plain_json.Pairs) -> dict[str, Any]:
+        return {sys.intern(key): value for key, value in pairs}
+
     try:
-        with path.open(encoding="utf-8") as log:
-            return [decoder.decode(line) for line in log]
+        with path.open("rb") as log:
+            lines = [plain_json.parse(line, interned) for line in log]
     except FileNotFoundError:
         raise CheckpointError(f"{run_dir} is no run folder: it holds no log.jsonl") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        step = line.get("step") if isinstance(line, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool) or not isinstance(line.get("kind"), str):
+            raise CheckpointError(f"{path} is damaged: line {number} has no kind and step")
+    return lines
 
 
 def learning_curves(run_dir: Path, output: Path) -> None:

@@ -204,7 +204,7 @@ def _images(chosen: options.LatentOptions, folder: Path, file: str | None) -> _L
 
 def _posterior(chosen: options.LatentOptions, looked_at: _LookedAt) -> "Posterior":
     """Its latents; those of a corpus of text are kept."""
-    from textebm import latent_space
+    from textebm import checkpoint, latent_space
     from textebm.home import home
 
     def make() -> "Posterior":
@@ -221,8 +221,7 @@ def _posterior(chosen: options.LatentOptions, looked_at: _LookedAt) -> "Posterio
 
     if not looked_at.key:
         return make()
-    weights = (looked_at.folder / "model.safetensors").stat()
-    of_model = (looked_at.folder.name, weights.st_size, weights.st_mtime_ns)
+    of_model = (looked_at.folder.name, checkpoint.model_digest(looked_at.folder))
     key = (*of_model, looked_at.key, chosen.seed, chosen.chains, chosen.steps, looked_at.model.device.type)
     return latent_space.kept_posterior(home() / "latents", key, make)
 

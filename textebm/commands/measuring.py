@@ -1,6 +1,7 @@
 """`textebm fppl`, `rppl`, `evaluate`, `signature` and `compare`."""
 
 import dataclasses
+import errno
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -361,19 +362,17 @@ def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: Re
     longest = protocol.max_length or model.config.longest
     greedy = protocol.decoding == "greedy"
     decoding = Decoding("greedy", max_length=longest) if greedy else None
+    world = processes.world()
+    drawn = (folder, model, tokenizer, n, chosen.seed)
     with progress_bar(n, "sentence") as bar, ended_as_interrupted():
-        path = generation.cached_samples(
-            folder,
-            model,
-            tokenizer,
-            n,
-            chosen.seed,
-            cache,
-            bar.update,
-            decoding,
-            chosen.prior_steps,
-            processes.world(),
-        )
+        how_drawn = (bar.update, decoding, chosen.prior_steps, world)
+        try:
+            path = generation.cached_samples(*drawn, cache, *how_drawn)
+        except OSError as error:
+            is_read_only = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+            if not is_read_only or cache == generation.cache_folder() or world.count > 1:
+                raise
+            path = generation.cached_samples(*drawn, generation.cache_folder(), *how_drawn)
     say(f"samples: {path}")
     steps = generation.other_chain(model, chosen.prior_steps)
     how = ("greedy" if greedy else HEADLINE_DECODING) + ("" if steps is None else f"+prior-steps-{steps}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from textebm.data.image_decoding import Picture, opened
 from textebm.data.image_files import ARCHIVE_ENDINGS, IMAGE_ENDINGS, Container, is_image, open_container
 from textebm.errors import DataError, UsageError
+from textebm.lm_eval.plain_arrays import arrays_in, mapped, names_in
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -172,20 +173,17 @@ def open_images(path: Path) -> "ArrayImages | ImageFiles":
             "or .npz file"
         )
     try:
-        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-        array = loaded if path.suffix == ".npy" else _only_array(path, loaded)
-    except (OSError, ValueError, EOFError, KeyError) as error:
+        array = mapped(path) if path.suffix == ".npy" else _only_array(path)
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: this array cannot be read ({error})") from None
     return ArrayImages(str(path), array)
 
 
-def _only_array(path: Path, archive: "np.lib.npyio.NpzFile") -> NDArray[np.generic]:
-    with archive:
-        names = archive.files
-        if "arr_0" not in names and len(names) != 1:
-            raise DataError(f"{path}: holds the arrays {', '.join(names) or 'none'}; one is wanted, or one named arr_0")
-        found: NDArray[np.generic] = archive["arr_0" if "arr_0" in names else names[0]]
-        return found
+def _only_array(path: Path) -> NDArray[np.generic]:
+    names = names_in(path)
+    if "arr_0" not in names and len(names) != 1:
+        raise DataError(f"{path}: holds the arrays {', '.join(names) or 'none'}; one is wanted, or one named arr_0")
+    return arrays_in(path, ["arr_0" if "arr_0" in names else names[0]])[0]
 
 
 def spread(count: int, total: int) -> Rows:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from textebm import plain_json
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import tables
 from textebm.lm_eval.bootstrap import LEVEL
@@ -21,6 +22,8 @@ from textebm.lm_eval.seeds import LEAST_SEEDS, student_quantile
 from textebm.lm_eval.signature import Signature
 
 METRICS = ("mse", "frechet")
+TITLE = ("data", "n", "real-n")
+"""Facts of a Fréchet distance that a table is named by."""
 OF_RUN = ("inference", "steps", "seed", "prior-steps", "version")
 """Facts in a signature that may differ between the methods of a table: how z is inferred is what is compared."""
 STATISTICS = (
@@ -72,7 +75,14 @@ def read_image_run(path: Path) -> ImageRun:
         signatures = {metric: Signature.parse(content[metric]["signature"]) for metric in METRICS}
         scores = {metric: float(content[metric]["score"]) for metric in METRICS}
         facts = str(content["name"]), str(content["preset"]), str(content["method"]), int(content["seed"])
-    except (KeyError, TypeError, ValueError, UsageError):
+        minutes = content.get("minutes")
+        if not all(map(math.isfinite, (*scores.values(), minutes or 0))):
+            raise ValueError("a figure is no number")
+        if any("metric" not in each for each in signatures.values()):
+            raise KeyError("metric")
+        if missing := [key for key in TITLE if key not in signatures["frechet"]]:
+            raise KeyError(missing[0])
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, UsageError):
         raise DataError(
             f"{path}: no run of an experiment on images: it must say name, preset, method, seed, and the scores "
             f"{' and '.join(METRICS)} with their signatures"
@@ -81,12 +91,12 @@ def read_image_run(path: Path) -> ImageRun:
         metric: {key: value for key, value in signature.items() if key not in OF_RUN}
         for metric, signature in signatures.items()
     }
-    return ImageRun(*facts, scores, measured, content.get("minutes"))
+    return ImageRun(*facts, scores, measured, minutes)
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401 (whatever is in it)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return plain_json.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from None
 

@@ -1,6 +1,7 @@
 """Published weights of feature networks: where they are looked for, and whether a file is what was published."""
 
 import hashlib
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -123,7 +124,8 @@ def read(path: Path, published: PublishedWeights) -> Weights:
 
 def _saved_by_torch(path: Path, published: PublishedWeights) -> dict[str, Tensor]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        # From memory: a file would be asked for as many bytes at once as a number in it says.
+        found = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a foreign or a cut file makes of the unpickler
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(

@@ -6,6 +6,7 @@ tokeniser's files beside them. `GENERATORS` and `ENCODERS` name what x may be; n
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from textebm import plain_json
 from textebm.config import (
     EncoderConfig,
     GeneratorConfig,
@@ -299,12 +302,60 @@ class LatentModel(nn.Module):
         folder = Path(folder)
         config = read_model_config(folder)
         weights = load_tensors(folder / WEIGHTS)
-        model = cls(config)
         try:
+            with _Allowance(sum(t.numel() for t in weights.values())):  # a config.json may ask for any size
+                model = cls(config)
+            _require_fit(weights, {name: tensor.shape for name, tensor in model.state_dict().items()})
             model.load_state_dict({name: t.float() for name, t in weights.items()})
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # the latter: a size beyond all numbers
             raise CheckpointError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from None
         return model.to(device)
+
+
+class _Allowance(TorchFunctionMode):
+    """Refuses to make more numbers than the weights in a file leave room for, before memory is set aside for them.
+
+    Args:
+        weights: numbers in the file. As many may be made beside them, and a million: tables, and what is passed over.
+    """
+
+    BY_SIZE = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+    BY_END = (torch.arange, torch.linspace, torch.eye)
+
+    def __init__(self, weights: int) -> None:
+        super().__init__()
+        self.left = 2 * weights + 1_000_000
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        kwargs = kwargs or {}
+        if func in self.BY_SIZE or func in self.BY_END:
+            given = kwargs.get("size", args[0] if args and isinstance(args[0], list | tuple) else args)
+            sizes = [number for number in given if isinstance(number, int)]
+            self.left -= math.prod(sizes) if func in self.BY_SIZE else max(map(abs, sizes), default=0)
+            if self.left < 0:
+                raise ValueError("the model is larger than its weights")
+        return func(*args, **kwargs)
+
+
+def _require_fit(weights: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:
+    """Check that weights are those of a model.
+
+    Raises:
+        ValueError: they are not; the message names the first that differs.
+    """
+    for name, shape in wanted.items():
+        if name not in weights:
+            raise ValueError(f"{name} is missing")
+        if weights[name].shape != shape:
+            raise ValueError(f"{name} is of shape {tuple(weights[name].shape)}, and {tuple(shape)} is wanted")
+    if unknown := sorted(weights.keys() - wanted.keys()):
+        raise ValueError(f"{unknown[0]} is not of this model")
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -341,7 +392,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG
     try:
-        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        described: dict[str, Any] = plain_json.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no model folder: it holds no {CONFIG}") from None
     except (OSError, ValueError) as error:

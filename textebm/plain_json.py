@@ -1,0 +1,24 @@
+"""JSON from files that anybody may have written: whatever is in them, it is read, or it is a ValueError."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+Pairs = list[tuple[str, Any]]
+"""Keys and values of an object, as they stand in the text."""
+
+
+def parse(text: str | bytes, pairs: Callable[[Pairs], Any] | None = None) -> Any:  # noqa: ANN401 (whatever is in it)
+    """What a JSON text says.
+
+    Args:
+        text: in UTF-8, where it is bytes.
+        pairs: makes an object of its keys and values (default: a dict).
+
+    Raises:
+        ValueError: it is none; or it is nested too deeply, or holds a number of too many digits, to be read.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
