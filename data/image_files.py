@@ -294,7 +294,7 @@ class TarFiles(_Archive):
         try:
             with tarfile.open(fileobj=_Bounded(self._file), mode="r:") as tar:  # type: ignore[call-overload]
                 for member in tar:
-                    tar.members = []  # type: ignore[attr-defined]  # it would keep every one
+                    tar.members = []  # it would keep every one
                     if member.isdir() or _is_hidden(member.name):
                         continue
                     name = self._safe(member.name, plain=member.isreg() and not member.issparse())

@@ -372,8 +372,8 @@ def restore_optimisers(folder: Path, learner: "Learner") -> None:
                 f"{folder / OPTIMISER} holds {len(state)} {part} states where {len(parameters)} are needed"
             )
         try:
-            for index, values in state.items():
-                _require_moments(values, parameters[index].shape)
+            for number, values in state.items():
+                _require_moments(values, parameters[number].shape)
             optimiser.load_state_dict({"state": state, "param_groups": described["param_groups"]})
         except (LookupError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder / OPTIMISER} holds {part} states of another model: {error}") from None
