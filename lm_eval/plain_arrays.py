@@ -62,8 +62,11 @@ def mapped(path: Path) -> NDArray[Any]:
         beginning = io.BytesIO(file.read(LONGEST_HEADER))
     shape, is_fortran, dtype = _header(beginning)
     rest = path.stat().st_size - beginning.tell()
-    if not 0 < math.prod(shape) * dtype.itemsize <= rest:
+    size = math.prod(shape) * dtype.itemsize
+    if size > rest:
         raise ValueError(f"an array of shape {shape} in {rest:,} bytes")
+    if not size:  # of nothing no map can be made
+        return np.zeros(shape, dtype)
     return np.memmap(path, dtype, "r", beginning.tell(), shape, "F" if is_fortran else "C")
 
 
@@ -80,8 +83,6 @@ def _array(raw: bytes) -> NDArray[Any]:
     shape, is_fortran, dtype = _header(file)
     if math.prod(shape) * dtype.itemsize != len(raw) - file.tell():
         raise ValueError(f"an array of shape {shape} in {len(raw):,} bytes")
-    if not dtype.itemsize:
-        return np.zeros(shape, dtype)
     return np.frombuffer(raw, dtype, offset=file.tell()).reshape(shape, order="F" if is_fortran else "C")
 
 
@@ -99,7 +100,7 @@ def _header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         shape, is_fortran, dtype = readers[version](file)
     except Exception as error:  # a header is Python's own notation, and fails in as many ways
         raise ValueError(f"no header of a .npy file: {error}") from None
-    if dtype.kind not in "biufUS" or dtype.shape:
+    if dtype.kind not in "biufUS" or dtype.shape or not dtype.itemsize:
         raise ValueError(f"an array of {dtype}, and numbers or text are wanted")
     if not all(isinstance(size, int) and size >= 0 for size in shape):
         raise ValueError(f"an array of shape {shape}")

@@ -30,7 +30,7 @@ from textebm.config import Config, load_config
 from textebm.materials.text import TextMaterial
 
 BOUND = 1.0
-"""MB in 1,000 steps. A run of a million steps would then grow by 1 GB at most."""
+"""MB in 1,000 steps: a run of a million steps then grows by less than 1 GB."""
 SETTLED = 0.2
 """Part of the steps over which a process may still fill its caches."""
 LONGEST, WORDS, BATCH, STEPS_AN_EPOCH = 24, 500, 4, 1000
@@ -184,7 +184,7 @@ def interrupt(folder: Path) -> dict[str, Any]:
     while len({size for size in sizes if size}) < 3 and process.poll() is None:
         sizes += [path.stat().st_size for path in folder.glob(f".{output.name}.*.tmp")]
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # SIGINT is ignored by what a shell starts in the background
     code = process.wait()
     left = sorted(path.name for path in folder.iterdir() if output.name in path.name)
     return {"bytes_written_before": max(sizes, default=0), "exit_code": code, "files_left": left}
