@@ -146,7 +146,7 @@ def _run(words: list[str], debug: bool, world: processes.World) -> int:
 
 @contextmanager
 def _as_one_of(world: processes.World, name: str) -> Iterator[None]:
-    """Run a command as one process of several: only the first one has results to print, and warnings say whose they are.
+    """Run a command as one process of several: only the first one prints results, and warnings say whose they are.
 
     Raises:
         UsageError: the command is for one process.
