@@ -195,7 +195,9 @@ class Group(World):
         self.rank, self.count, self.local_rank, self.local_count = rank, count, local_rank, local_count
         self.patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self.store = distributed.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))
+        self.store = distributed.TCPStore(  # type: ignore[attr-defined]
+            host, port, is_master=False, timeout=timedelta(seconds=10)
+        )
 
     def sum(self, tensors: "Sequence[Tensor]") -> None:
         """Put the sums over all processes in the place of tensors: in one message, with the same bits everywhere."""
@@ -205,7 +207,7 @@ class Group(World):
         with torch.no_grad(), _answered():
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             distributed.all_reduce(flat)
-            for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            for tensor, total in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
                 tensor.copy_(total.view_as(tensor))
 
     def any(self, flag: bool) -> bool:

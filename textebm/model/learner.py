@@ -482,7 +482,7 @@ class Learner:
 
     def _sum_over_processes(self, stage: int | None, tally: Tally) -> None:
         """Let every process have the gradients and the figures of the whole batch, in one message."""
-        learning = [self.model.generator, self.model.encoder]
+        learning: list[nn.Module | None] = [self.model.generator, self.model.encoder]
         learning += [self.model.prior.parts()[stage or 0]] if self.energy_optimisers else []
         self._sum([p for part in learning if part is not None for p in part.parameters()], tally)
 
