@@ -249,30 +249,19 @@ def test_several_make_the_steps_of_one(kind, count, micro_batch):
             torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9, msg=name)
 
 
+class Unheard(World):
+    """The first of two processes, the other of which says nothing."""
+
+    count = 2
+
+
 def test_a_share_matters():
     """The law would notice a process whose gradient is lost."""
     config = settings("text")
     memory = Memory(torch.zeros(8, 2))
     one = learned(dataclasses.replace(config, micro_batch=3), ALONE, memory)[0]
-    lost = learned(config, Member(Deaf(2), 0), memory)[0]
+    lost = learned(config, Unheard(), memory)[0]
     assert any((lost[name] - one[name]).abs().max() > 1e-4 for name in one)
-
-
-class Deaf(Meeting):
-    """A meeting at which nobody else says anything."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__(count)
-        self.barrier = contextlib.nullcontext()  # type: ignore[assignment]
-        self.barrier.wait = lambda: None  # type: ignore[attr-defined]
-        self.brought = Silence(count)
-
-
-class Silence(list[Any]):
-    """What others bring is nothing at all."""
-
-    def __iter__(self):
-        return iter([self[0]])
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -11,7 +11,7 @@ from textebm.config import from_dict, load_config, to_dict
 from textebm.lm_eval import Signature
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = ("bench-", "calibration-", "corpus-", "judges-", "kill-", "tilt-", "transition-")
+OTHERS = ("bench-", "calibration-", "corpus-", "judges-", "kill-", "scaling-", "tilt-", "transition-")
 """Beginnings of names of results that are no experiments."""
 RESULTS = [
     path
