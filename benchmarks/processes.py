@@ -2,9 +2,9 @@
 
     python benchmarks/processes.py [--counts 1 2] [--config demo] [--steps 120] [--repeats 3]
 
-Runs `textebm train` on the demo corpus, by itself and under torchrun, in turn, and reads from each run's log how long a
-step takes. Start, validation and saving are left out. Two tables in one: `strong`, in which the batch stays as it is and
-processes share it, and `weak`, in which it grows with their number. Writes results/scaling-HARDWARE.json.
+Runs `textebm train` on the demo corpus, by itself and under torchrun, in turn, and reads from each run's log how long
+a step takes. Start, validation and saving are left out. Two tables in one: `strong`, in which the batch stays as it is
+and processes share it, and `weak`, in which it grows with their number. Writes results/scaling-HARDWARE.json.
 """
 
 import argparse
