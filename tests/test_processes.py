@@ -602,7 +602,7 @@ def processes_of(job: "subprocess.Popen[str]") -> dict[int, int]:
 def wait_for_step(job: "subprocess.Popen[str]", log: Path) -> None:
     """Until a job has made steps."""
     deadline = time.monotonic() + 300
-    while not (log.exists() and '"train"' in log.read_text(encoding="utf-8")):
+    while not (log.exists() and '"kind": "train"' in log.read_text(encoding="utf-8")):
         assert job.poll() is None, job.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
