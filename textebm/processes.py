@@ -276,7 +276,8 @@ class Group(World):
 
     def tells(self, error: BaseException) -> bool:
         """Whether nobody has told this error; that others are gone is told only where nobody has told why."""
-        if not self.first:
+        lost = isinstance(error, ProcessError) and error.lost
+        if not self.first and not lost:  # a launcher soon ends who has lost another
             time.sleep(FIRST_WORD)  # an error of all is the first one's to tell
         said = hashlib.sha256(str(error).encode()).hexdigest()
         try:
@@ -285,7 +286,6 @@ class Group(World):
             self.store.add("textebm/told", 1)
         except RuntimeError:  # who keeps the store is gone: there is nobody left to ask
             return True
-        lost = isinstance(error, ProcessError) and error.lost
         return fresh and not (lost and told)
 
     def leave(self) -> None:
