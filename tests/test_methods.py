@@ -170,9 +170,9 @@ class TestPhases:
     ) -> None:
         known, updates, alone = iter([0.5, 0.4]), [], Learner.encoder_step
 
-        def watched(learner: Learner, x: Any, number: int, update: int) -> Any:
+        def watched(learner: Learner, x: Any, number: int, update: int, samples: int) -> Any:
             updates.append((number, update))
-            return alone(learner, x, number, update)
+            return alone(learner, x, number, update, samples)
 
         monkeypatch.setattr(Learner, "encoder_step", watched)
         monkeypatch.setattr(evaluation, "mutual_information", lambda *_: next(known))

@@ -300,7 +300,7 @@ class TestResume:
         class Crash(BaseException):
             pass
 
-        def crash(*_: object) -> None:
+        def crash(*_: object, **__: object) -> None:
             raise Crash
 
         with monkeypatch.context() as patch, pytest.raises(Crash):
@@ -510,8 +510,8 @@ class TestDivergence:
     ) -> None:
         validate = evaluation.validate
 
-        def broken(*args):
-            return dataclasses.replace(validate(*args), reconstruction_nll=math.nan)
+        def broken(*args, **more):
+            return dataclasses.replace(validate(*args, **more), reconstruction_nll=math.nan)
 
         monkeypatch.setattr(evaluation, "validate", broken)
         done = command("train", "--config", tiny_config, "--run-dir", "run", "--checkpoint-every", 4)
