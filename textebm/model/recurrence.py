@@ -357,7 +357,7 @@ class _Differentiable(torch.autograd.Function):
         ctx.recurrence = CELLS[cell_name](packing, weight, bias, dtype)
         with fitting_threads(weight, packing.sizes[0]):
             states: Tensor = ctx.recurrence.forward(inputs, per_sentence, hidden, cell)
-        return states
+        return states.detach()  # the recurrence keeps its own: with a history it would keep itself alive
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -262,10 +262,10 @@ class ConditionedText(ConditionedLikelihood):
 
     def _embed(self) -> Float[Tensor, "tokens embedding"]:
         embeddings: Tensor = self.model.embedding(self.words)
-        return embeddings if self.input_mask is None else embeddings * self.input_mask
+        return _masked(embeddings, self.input_mask)
 
     def _drop(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
-        return hidden if self.output_mask is None else hidden * self.output_mask
+        return _masked(hidden, self.output_mask)
 
     def _sum_by_sentence(self, log_probs: Float[Tensor, " tokens"]) -> Float[Tensor, " batch"]:
         every = log_probs.new_zeros(self.size.numel()).index_put((self.packing.positions,), log_probs)
@@ -310,10 +310,13 @@ class FastText(ConditionedText):
 
 
 class _Chain:
-    """What a chain over one batch computes once, with the weights of that time, and its space to work in."""
+    """What a chain over one batch computes once, with the weights of that time, and its space to work in.
+
+    It does not hold the text that holds it: the space of a batch is free as soon as the batch is done with.
+    """
 
     def __init__(self, text: FastText) -> None:
-        model, self.text = text.model, text
+        model, self.output_mask = text.model, text.output_mask
         self.model, self.layer = model, model.layer()
         dtype = softmax.product_dtype(text.precision, self.layer.recurrent)
         self.inputs = _product(text._embed(), self.layer.words, dtype) + self.layer.bias
@@ -332,10 +335,10 @@ class _Chain:
         model = self.model
         with recurrence.fitting_threads(self.layer.recurrent, len(z)):
             states = self.recurrence.forward(self.inputs, _enter(z, self.layer), *model.start(z))
-        states = self.text._drop(states)
+        states = _masked(states, self.output_mask)
         log_probs, slope = softmax.log_prob_and_grad(states, self.output, self.targets)
         with recurrence.fitting_threads(self.layer.recurrent, len(z)):
-            slopes = self.recurrence.backward(self.text._drop(slope))
+            slopes = self.recurrence.backward(_masked(slope, self.output_mask))
         gradient = torch.zeros_like(z)
         if self.layer.entry is not None:
             gradient.addmm_(slopes.per_sentence, self.layer.entry)
@@ -388,6 +391,11 @@ class PlainText(ConditionedText):
     def _autocast(self) -> AbstractContextManager[object]:
         narrow = softmax.NARROW.get(self.precision)
         return nullcontext() if narrow is None else torch.autocast(self.words.device.type, narrow)
+
+
+def _masked(values: Float[Tensor, "tokens width"], mask: Tensor | None) -> Float[Tensor, "tokens width"]:
+    """Values under a dropout mask, where there is one."""
+    return values if mask is None else values * mask
 
 
 def _enter(z: Float[Tensor, "batch latent"], layer: Layer) -> Float[Tensor, "batch gates"]:
