@@ -354,7 +354,7 @@ def restore_optimisers(folder: Path, learner: "Learner") -> None:
         for name, tensor in tensors.items():
             owner, _, rest = name.partition(".")
             index, _, key = rest.partition(".")
-            if not (key and index.isdecimal()):
+            if not (key and re.fullmatch("[0-9]{1,9}", index)):
                 raise CheckpointError(f"{folder / OPTIMISER} holds no optimiser state, but a tensor {name!r}")
             if owner == part:
                 state.setdefault(int(index), {})[key] = tensor
@@ -364,8 +364,8 @@ def restore_optimisers(folder: Path, learner: "Learner") -> None:
                 f"{folder / OPTIMISER} holds {len(state)} {part} states where {len(parameters)} are needed"
             )
         try:
-            for index, values in state.items():
-                _require_moments(values, parameters[index].shape)
+            for number, values in state.items():
+                _require_moments(values, parameters[number].shape)
             optimiser.load_state_dict({"state": state, "param_groups": described["param_groups"]})
         except (LookupError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder / OPTIMISER} holds {part} states of another model: {error}") from None
