@@ -129,13 +129,16 @@ def main() -> int:
     chosen.commit = hardware.commit()  # of what is fuzzed: the results that are written come later
     worker.warm_up(names)
     figures: dict[str, dict[str, Any]] = {}
+    if chosen.target and chosen.output is not None and chosen.output.exists():  # what other targets gave stays
+        figures = json.loads(chosen.output.read_text(encoding="utf-8"))["targets"]
     for name in names:
         inputs = max(SLOW_AT_LEAST, chosen.inputs // 4) if targets[name].is_slow else chosen.inputs
-        figures[name] = fuzz(name, min(inputs, chosen.inputs), chosen.seed, chosen.findings, targets[name].longest)
+        found = fuzz(name, min(inputs, chosen.inputs), chosen.seed, chosen.findings, targets[name].longest)
+        figures[name] = {**found, "commit": chosen.commit}
         print(f"{name:18} {json.dumps(figures[name])}", flush=True)
         write(figures, chosen)
     print(f"{'all':18} {json.dumps(sums(figures))}")
-    faults = sum(found["faults"] for found in figures.values())
+    faults = sum(figures[name]["faults"] for name in names)
     if faults:
         print(f"{faults} inputs are faults; the first of each kind is in {chosen.findings}", file=sys.stderr)
     return 1 if faults else 0
@@ -159,8 +162,7 @@ def write(figures: dict[str, dict[str, Any]], chosen: argparse.Namespace) -> Non
         warnings.simplefilter("ignore")
         described = {
             "name": "fuzzing",
-            "command": f"python fuzz/run.py --inputs {chosen.inputs} --seed {chosen.seed} --output {chosen.output}",
-            "commit": chosen.commit,
+            "command": f"python fuzz/run.py --inputs {chosen.inputs} --seed {chosen.seed}",
             "seed": chosen.seed,
             "hardware": hardware.hardware_class("cpu"),
             "versions": {**hardware.versions(), "atheris": importlib.metadata.version("atheris")},

@@ -44,6 +44,8 @@ def arrays_in(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
         limit = max(SMALLEST_LIMIT, LARGEST_RATIO * path.stat().st_size)
         if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in infos):
             raise ValueError("packed in a way that NumPy does not")
+        if any(info.compress_size > path.stat().st_size for info in infos):  # they are asked for at once
+            raise ValueError("a member that is larger than its file")
         if sum(info.file_size for info in infos) > limit:
             raise ValueError(f"more than {limit:,} bytes, unpacked")
         try:

@@ -4,6 +4,8 @@ The readers stand in `fuzz/targets.py`; `python fuzz/run.py` searches on, guided
 """
 
 import importlib.util
+import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -64,6 +66,19 @@ def test_every_target_has_a_valid_file_and_every_folder_a_target() -> None:
 
 def test_the_standing_corpus_is_small() -> None:
     assert sum(path.stat().st_size for path in FILES) < 300_000
+
+
+def test_the_figures_are_of_every_target_and_without_a_fault() -> None:
+    found = json.loads((ROOT / "results" / "fuzzing.json").read_text(encoding="utf-8"))
+    assert found["targets"].keys() == targets.TARGETS.keys()
+    assert found["all"]["inputs"] == sum(each["inputs"] for each in found["targets"].values()) >= 200_000
+    for each in found["targets"].values():
+        assert re.fullmatch("[0-9a-f]{40}", each["commit"])
+        assert each["faults"] == 0
+        assert each["inputs"] == each["read"] + each["refused"] >= 2000
+        assert each["read"] > 0 and each["edges"] > 0
+        assert each["longest_s"] < found["limits"]["seconds"]
+        assert each["memory_mb"] < found["limits"]["memory_mb"]
 
 
 @st.composite

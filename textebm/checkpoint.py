@@ -362,7 +362,7 @@ def restore_optimisers(folder: Path, learner: "Learner") -> None:
         for name, tensor in tensors.items():
             owner, _, rest = name.partition(".")
             index, _, key = rest.partition(".")
-            if not (key and index.isdecimal()):
+            if not (key and re.fullmatch("[0-9]{1,9}", index)):
                 raise CheckpointError(f"{folder / OPTIMISER} holds no optimiser state, but a tensor {name!r}")
             if owner == part:
                 state.setdefault(int(index), {})[key] = tensor
