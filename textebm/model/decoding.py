@@ -127,7 +127,7 @@ def decode(
         Token ids of each sentence, without begin and end of sentence.
     """
 
-    def numbers(owners: Int[Tensor, " alive"], place: int) -> Float[Tensor, " alive"]:
+    def numbers(owners: Tensor, place: int) -> Tensor:
         return _uniform(len(owners), owners.device, generator)
 
     return _write(model, z, decoding, numbers)

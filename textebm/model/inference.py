@@ -221,7 +221,8 @@ def posterior_potential(prior: GaussianPrior, likelihood: Likelihood) -> langevi
     def of_step() -> ConditionedLikelihood:
         return likelihood if isinstance(likelihood, ConditionedLikelihood) else likelihood()
 
-    def potential(z: Float[Tensor, "batch latent"]) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch latent"]]:
+    # Plain types: each call would make classes of others, which live until the garbage is collected.
+    def potential(z: Tensor) -> tuple[Tensor, Tensor]:
         energy, gradient = of_prior(z)
         log_prob, slope = of_step().log_prob_and_grad(z)
         return energy - log_prob, gradient - slope
