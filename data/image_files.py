@@ -292,7 +292,7 @@ class TarFiles(_Archive):
         """Where in the file each member's content begins, and its size."""
         places: dict[str, tuple[int, int]] = {}
         try:
-            with tarfile.open(fileobj=_Bounded(self._file), mode="r:") as tar:
+            with tarfile.open(fileobj=_Bounded(self._file), mode="r:") as tar:  # type: ignore[call-overload]
                 for member in tar:
                     tar.members = []  # it would keep every one
                     if member.isdir() or _is_hidden(member.name):
