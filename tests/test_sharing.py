@@ -235,6 +235,10 @@ class TestCard:
         exec(program, namespace)
         assert isinstance(namespace["model"], TextEBM)
 
+    def test_how_to_load_a_folder_with_a_blank_in_its_name(self, trained_run: Path, tmp_path: Path) -> None:
+        LatentEBM.from_pretrained(trained_run, device="cpu").save_pretrained(tmp_path / "my model")
+        assert "--model './my model'\n" in read_card(tmp_path / "my model")[1]
+
     def test_has_no_figure_that_was_not_measured(self, trained_model: Path, tmp_path: Path) -> None:
         shutil.copytree(trained_model, tmp_path / "alone")
         LatentEBM.from_pretrained(tmp_path / "alone", device="cpu").save_pretrained(tmp_path / "shared")

@@ -9,6 +9,7 @@ import html
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +160,7 @@ def _render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("textebm"), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"cell": as_cell, "block": as_block}
+    environment.filters |= {"cell": as_cell, "block": as_block, "word": shlex.quote}
     config, described = model.config, metadata(model, origin, name, options, scores)
     return environment.get_template("model_card.md").render(
         metadata=yaml.safe_dump(described, sort_keys=False, allow_unicode=True).strip(),
