@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt scripts/build_lmplz.sh
 	@touch $@
 
 test: $(READY)  ## all tests, one process a core; PYTEST_ARGS="-k name" narrows them
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -483,6 +483,7 @@ def saved(run: Path, name: str, step: int = 16) -> bytes:
     return (run / "checkpoints" / f"step-{step}" / name).read_bytes()
 
 
+@pytest.mark.slow
 class TestJob:
     def test_the_world_is_what_it_says(self, job):
         for rank, facts in enumerate(job.facts):
@@ -608,6 +609,7 @@ def wait_for_step(job: "subprocess.Popen[str]", log: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes of a job as Linux tells of them")
 def test_a_job_that_is_interrupted_saves_and_one_that_loses_a_process_ends(tiny_config, tmp_path):
     """SIGTERM to the launcher, as a cluster sends it; then, in the same run, SIGKILL to one process."""
