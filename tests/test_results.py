@@ -242,3 +242,13 @@ def test_no_killed_run_was_lost() -> None:
     assert found["kills"] >= 50 and found["kills_in_a_save"] > 0
     assert found["lost_runs"] == found["differing"] == []
     assert re.fullmatch("[0-9a-f]{40}", found["commit"])
+
+
+def test_the_table_of_processes_is_that_of_the_results() -> None:
+    rows = read(ROOT / "results" / "scaling-cpu2-avx2.json")["rows"]
+    page = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
+    for row in rows:
+        name = "" if row["processes"] == 1 else row["table"]
+        speedup = "1" if row["processes"] == 1 else f"{row['speedup']:.2f}"
+        figures = f"{row['batch']} | {1000 * row['step_s']:.0f} ms | {row['samples_a_second']:.0f} | {speedup} |"
+        assert f"| {row['processes']} | {figures}" in page, name
