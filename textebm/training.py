@@ -380,6 +380,10 @@ class _Run:
         late = self.limits.max_minutes is not None and self._sitting() > 60 * self.limits.max_minutes
         return self.progress.step >= self._last_step() or self.world.any(late or self.limits.stop())
 
+    def interrupted(self) -> bool:
+        """Whether any process was asked to stop."""
+        return self.world.any(self.limits.stop())
+
     def load(self, rows: NDArray[np.int64]) -> Loaded:
         """A batch, of which this process's samples are read."""
         own = rows[self.learner.cut(len(rows)).rows]
@@ -431,9 +435,7 @@ class _Run:
 
     def end_epoch(self) -> None:
         """Validate, and save; the epoch is then done."""
-        if self.world.any(
-            self.limits.stop()
-        ):  # whoever interrupts does not wait for that: a resumed run begins with it
+        if self.interrupted():  # whoever interrupts does not wait for that: a resumed run begins with it
             return
         self.progress = dataclasses.replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
         if self.phases.encoder_updates(self.progress):
@@ -447,7 +449,7 @@ class _Run:
     def end(self) -> Path:
         """Validate and save where the run stopped, unless that is done already."""
         if self.validated_at != self.progress.step:
-            if self.world.any(self.limits.stop()):
+            if self.interrupted():
                 self._save(best=False)
             elif self.progress.batch == self.steps_per_epoch:  # resumed after an interrupt at the very last step
                 self.end_epoch()
