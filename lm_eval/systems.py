@@ -37,6 +37,9 @@ from textebm.lm_eval.seeds import LEAST_SEEDS, SeedsDifference, seeds_difference
 Places = tuple[tuple[str, ...], ...]
 """Where a figure may stand in a result; the first that is there counts."""
 
+NO_OTHER_MODEL = ("seed", "on_divergence")
+"""Settings in which runs of one row may differ: the seed, and what is done about chains that explode, if one does."""
+
 FIGURES: dict[str, Places] = {
     "reconstruction NLL": (("test", "reconstruction_nll"),),
     "NLL, z from the prior": (("test", "prior_nll"),),
@@ -93,9 +96,11 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """What the run was trained with, but for the seed; None where the result does not say."""
+        """What the run was trained with, but for `NO_OTHER_MODEL`; None where the result does not say."""
         config = self.content.get("config")
-        return {key: value for key, value in config.items() if key != "seed"} if isinstance(config, Mapping) else None
+        if not isinstance(config, Mapping):
+            return None
+        return {key: value for key, value in config.items() if key not in NO_OTHER_MODEL}
 
 
 def read_run(path: Path) -> Run:

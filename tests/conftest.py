@@ -146,7 +146,10 @@ def peak_memory() -> Callable[..., contextlib.AbstractContextManager[None]]:
 
 # ---- commands, and a run to try them on
 
-CPU_ONLY = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
+def cpu_only() -> dict[str, str]:
+    """The environment of a process that sees no GPU."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def run_process(*words: object, cwd: Path, largest_file_kb: int | None = None) -
     command = process_words(*words)
     if largest_file_kb is not None:
         command = ["bash", "-c", f'ulimit -f {largest_file_kb}; exec "$@"', "limited", *command]
-    done = subprocess.run(command, cwd=cwd, env=CPU_ONLY, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, env=cpu_only(), capture_output=True, text=True, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -230,7 +233,7 @@ def start_process(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
     def start(*words: object) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(process_words(*words), cwd=tmp_path, env=CPU_ONLY, **pipes)
+        return subprocess.Popen(process_words(*words), cwd=tmp_path, env=cpu_only(), **pipes)
 
     return start
 

@@ -274,6 +274,13 @@ class TestRefusals:
         with pytest.raises(UsageError, match=r"cannot read: unknown configuration key 'inference\.of_tomorrow'"):
             sitting(folder).state(cell)
 
+    def test_what_is_done_about_exploding_chains_makes_no_other_cell(self, copy: tuple[Path, Cell]) -> None:
+        folder, cell = copy
+        other = Cell(cell.experiment, cell.preset, cell.method, cell.seed, {"on_divergence": "reject"})
+        assert sitting(folder).state(other) == "done"
+        shutil.rmtree(folder / "results")
+        assert sitting(folder).state(other) == "trained"
+
     def test_a_run_of_other_settings_is_not_gone_on_with(self, copy: tuple[Path, Cell]) -> None:
         folder, cell = copy
         shutil.rmtree(folder / "results")
@@ -293,6 +300,21 @@ class TestRefusals:
         here = sitting(tmp_path, protocols=("lstm-sentence",), judge_seeds=2)
         assert here.protocols == ("kenlm5", "lstm-sentence")
         assert [here.repeats(name) for name in here.protocols] == [1, 2]
+
+
+class TestExplodedChains:
+    def test_are_summed_over_the_steps_of_each_line(self) -> None:
+        lines = [
+            {"kind": "start", "step": 0},
+            {"kind": "train", "step": 20, "exploded_chains": 0.05},
+            {"kind": "valid", "step": 30},
+            {"kind": "train", "step": 30, "exploded_chains": 0.2},
+            {"kind": "train", "step": 50, "exploded_chains": 0.0},
+        ]
+        assert measures.exploded_chains(lines) == 1 + 2
+
+    def test_are_unknown_where_they_were_not_counted(self) -> None:
+        assert measures.exploded_chains([{"kind": "train", "step": 20}]) is None
 
 
 class TestTheCommand:
@@ -322,6 +344,10 @@ class TestTheCommand:
         assert (done.code, done.out) == (3, "")
         assert done.err.count("training diverged") == 2
         assert "2 of 2 cells are not done" in done.err
+
+    @pytest.mark.parametrize("name", ["table2", "images"])
+    def test_no_cell_of_a_table_ends_for_one_chain(self, name: str) -> None:
+        assert {cell.config.on_divergence for cell in plan(experiment.get_experiment(name)).cells} == {"reject"}
 
     @pytest.mark.parametrize("dirty", [True, False])
     def test_changes_on_top_of_a_commit_are_told(self, dirty: bool, command, monkeypatch) -> None:

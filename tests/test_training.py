@@ -19,6 +19,7 @@ from textebm import checkpoint, evaluation, training
 from textebm.config import load_config, to_dict
 from textebm.data.registry import resolve
 from textebm.errors import CheckpointError, ConfigError
+from textebm.model import langevin
 from textebm.model.learner import Learner
 
 STEPS, EPOCH = 30, 10  # of the tiny configuration
@@ -487,6 +488,24 @@ class TestDivergence:
         assert 0 < line["exploded_chains"] <= size
         assert all(math.isfinite(value) for value in line.values() if isinstance(value, float))
         assert line["posterior_norm"] < 10 and line["prior_norm"] < 10
+
+    def test_a_run_that_was_stopped_by_a_chain_goes_on_without_it(
+        self, tiny_config: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert command("train", "--config", tiny_config, "--run-dir", "run", "--max-steps", 2).code == 0
+        monkeypatch.setattr(langevin, "LARGEST_NORM", 1.0)  # of some posterior samples
+        on = ("train", "--resume", "run", "--max-steps", 4)
+        stopped = command(*on)
+        assert stopped.code == 3
+        assert last_step(tmp_path / "run") == 2
+        done = command(*on, "--on-divergence", "reject")
+        assert done.code == 0, done.err
+        assert last_step(tmp_path / "run") == 4
+        assert load_config(str(tmp_path / "run" / "config.json")).on_divergence == "reject"
+        steps = [line["step"] for line in log_of(tmp_path / "run", "train")]
+        assert steps == [2, 4]
+        done = command("train", "--resume", "run", "--max-steps", 6)
+        assert done.code == 0, done.err  # it is the run's own setting from now on
 
     def test_keeps_the_last_good_checkpoint(self, tiny_config: Path, command, tmp_path: Path) -> None:
         """The EBM's rate rises by 0.2 a step: energies run away after the first epoch."""

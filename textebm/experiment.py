@@ -19,6 +19,9 @@ from textebm.errors import ConfigError, UsageError
 from textebm.lm_eval.protocols import DEFAULT_PROTOCOL, get_protocol
 from textebm.measures import MEASURES, SCORES, Measures, as_json
 
+GO_ON = {"on_divergence": "reject"}
+"""Of every cell of a table: one chain in a million that explodes must not end it. Its result counts them."""
+
 CHECKPOINT_EVERY = 500
 """Learning steps between two checkpoints, beside those at the ends of epochs: what a crash costs at most."""
 
@@ -69,6 +72,7 @@ TABLE2 = Experiment(
         "lebm-tempered",
         "lstm-lm",
     ),
+    GO_ON,
 )
 
 SMOKE = Experiment(
@@ -94,6 +98,7 @@ IMAGES = Experiment(
     "MSE and a Fréchet distance of images: what the tilt brings over a Gaussian prior and a VAE",
     {"small": ("mnist-small", "cifar10-small"), "full": ("svhn", "cifar10", "celeba64")},
     ("lebm", "sri", "vae"),
+    GO_ON,
 )
 
 EXPERIMENTS = {experiment.name: experiment for experiment in (TABLE2, IMAGES, SMOKE)}

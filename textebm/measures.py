@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -298,5 +298,22 @@ def how_it_was_made(run_dir: Path, epochs: float) -> dict[str, Any]:
         "steps_trained": trained.step,
         "minutes": round(trained.seconds / 60, 1),
         "sittings": len(sittings),
+        "exploded_chains": exploded_chains(log),
         "learning_curve": [line for line in log if line["kind"] == "valid"][-LEARNING_CURVE_LINES:],
     }
+
+
+def exploded_chains(log: Sequence[Mapping[str, Any]]) -> int | None:
+    """Chains that exploded in a run; None where its log is of before they were counted.
+
+    Args:
+        log: the lines of a run's log: those of training hold the mean over their steps.
+    """
+    exploded, last = 0.0, 0
+    for line in log:
+        if line["kind"] == "train":
+            if "exploded_chains" not in line:
+                return None
+            exploded += line["exploded_chains"] * (line["step"] - last)
+            last = line["step"]
+    return round(exploded)

@@ -37,6 +37,9 @@ READ_EVERY = 20
 """Steps between two readings of the losses: reading one waits for the device."""
 LARGEST_ENERGY = 1e4
 """Mean |f(z)| in nats beyond which training has run away (published text energies reach about −190)."""
+MAY_CHANGE = ("data_dir", "on_divergence")
+"""Settings with which a run may go on though it began with others: where the data lie, and what is done about chains
+that explode, which none has done up to the checkpoint if that stops the run."""
 LOCK = ".lock"
 """In a run folder: held by the process that trains in it."""
 
@@ -249,8 +252,7 @@ class _Run:
         last = None if found is None else Path(found)
         if last is not None:
             written, self.progress = checkpoint.read_run(last)
-            if dataclasses.replace(written, data_dir=self.config.data_dir) != self.config:
-                changed = differences(to_dict(written), to_dict(self.config))
+            if changed := differences(to_dict(written), to_dict(self.config)):
                 raise CheckpointError(
                     f"{self.run_dir} was trained with other settings than those given now, and can only go on with its "
                     f"own: {', '.join(changed)}"
@@ -564,12 +566,12 @@ def finite(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
-    """The settings that are not the same, as `key: before, now`."""
+    """The settings that are not the same and make another run (`MAY_CHANGE`), as `key was before and is now`."""
     found = []
     for key, old in before.items():
         if isinstance(old, dict):
             found += differences(old, now[key], f"{where}{key}.")
-        elif old != now[key] and key != "data_dir":
+        elif old != now[key] and where + key not in MAY_CHANGE:
             found.append(f"{where}{key} was {old!r} and is {now[key]!r}")
     return found
 

@@ -212,6 +212,10 @@ class TestRows:
         results.add("sri", 3, config={"seed": 3, "data": "ptb", "epochs": 9})
         assert "sri on ptb-small: its runs were trained with different settings" in results.compared().warnings
 
+    def test_runs_differ_in_what_is_done_about_exploding_chains(self, results: Results) -> None:
+        results.add("sri", 3, config={"seed": 3, "data": "ptb", "on_divergence": "reject"})
+        assert not any("different settings" in warning for warning in results.compared().warnings)
+
     def test_the_exact_likelihood_of_a_language_model_is_a_marginal_one(self, results: Results) -> None:
         results.add("vae", 0, test={"nll": 102.5, "perplexity": 101.25})
         shown = results.compared(published=True).render("markdown")
