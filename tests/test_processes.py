@@ -375,11 +375,20 @@ CPU_ONLY = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 QUIET = ("--evaluation.samples", 0, "--evaluation.active-unit-sentences", 0)
 
 
-def torchrun(*words: object, cwd: Path) -> "subprocess.Popen[str]":
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0)
+
+
+def launch(launcher: Sequence[object], *words: object, cwd: Path) -> "subprocess.Popen[str]":
     """A job of two processes on this machine."""
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = [sys.executable, "-m", *map(str, launcher), *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*line, *map(str, words)], cwd=cwd, env=CPU_ONLY, **pipes)
+    return subprocess.Popen(line, cwd=cwd, env=CPU_ONLY, **pipes)
+
+
+def torchrun(*words: object, cwd: Path) -> "subprocess.Popen[str]":
+    """The same by torchrun."""
+    return launch(TORCHRUN, *words, cwd=cwd)
 
 
 JOB = '''
@@ -512,6 +521,15 @@ class TestJob:
             assert saved(job.folder / "parts", name) == saved(job.folder / "whole", name)
         valid = [log_of(job.folder / run, "valid")[-1] for run in ("parts", "whole")]
         assert valid[0] == valid[1]
+
+    def test_accelerate_launches_the_same(self, job, tiny_config, tmp_path):
+        words = ("-m", "textebm", "train", "--config", tiny_config, "--run-dir", "run", "--max-steps", 16)
+        process = launch(ACCELERATE, *words, cwd=tmp_path)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert [line["processes"] for line in log_of(tmp_path / "run", "start")] == [2]
+        for name in ("model.safetensors", "optimiser.safetensors"):
+            assert saved(tmp_path / "run", name) == saved(job.folder / "whole", name)
 
     def test_the_log_counts_processes(self, job, command, tiny_config):
         assert [line["processes"] for line in log_of(job.folder / "parts", "start", "resume")] == [2, 2]
