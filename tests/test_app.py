@@ -1,6 +1,7 @@
 """The app: what stands behind its buttons, and the page in a real browser."""
 
 import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import Popen
@@ -80,6 +81,28 @@ def test_a_model_of_images(trained_image_run: Path, command) -> None:
     done = command("app", "--model", trained_image_run)
     assert done.code == 2
     assert "is a model of images" in done.err
+
+
+class TestAddresses:
+    def test_a_port_that_is_taken(self, trained_model: Path, command) -> None:
+        pytest.importorskip("gradio", reason="the app needs Gradio")
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            done = command("app", "--model", trained_model, "--port", port)
+        assert done.code == 2
+        assert f"no page can be served at 127.0.0.1:{port}: Address already in use" in done.err
+
+    def test_an_address_of_another_machine(self, trained_model: Path, command) -> None:
+        pytest.importorskip("gradio", reason="the app needs Gradio")
+        done = command("app", "--model", trained_model, "--host", "192.0.2.1")  # of RFC 5737: nobody's
+        assert done.code == 2
+        assert "no page can be served at 192.0.2.1: Cannot assign requested address" in done.err
+
+    @pytest.mark.parametrize("port", [0, 65536])
+    def test_no_port(self, port: int, command) -> None:
+        done = command("app", "--port", port)
+        assert done.code == 2
+        assert f"port is {port}: it must be from 1 to 65535" in done.err
 
 
 class TestInABrowser:

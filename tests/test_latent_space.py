@@ -283,7 +283,12 @@ class TestArithmetic:
 
     @pytest.mark.parametrize(
         ("words", "said"),
-        [((), "nothing was given"), (("a", "-"), "last sentence is missing"), (("a", "b", "c"), "where 'b' stands")],
+        [
+            ((), "nothing was given"),
+            (("a", "-"), "last sentence is missing"),
+            (("a", "b", "c"), "where 'b' stands"),
+            (("a", "b"), "where 'b' stands"),
+        ],
     )
     def test_wrong_terms(self, words, said: str) -> None:
         with pytest.raises(UsageError, match=said):

@@ -7,6 +7,7 @@ another machine.
 
 import dataclasses
 import os
+import socket
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import resources
@@ -212,6 +213,17 @@ def _told(act: Callable[..., str]) -> Callable[..., str]:
     return told
 
 
+def require_address(host: str, port: int | None) -> None:
+    """Check that a page can be served there, which Gradio would try port by port.
+
+    Raises:
+        OSError: the port is taken, or the address is none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port or 0), family=family):
+        pass
+
+
 def serve(studio: Studio, host: str = "127.0.0.1", port: int | None = None, open_browser: bool = False) -> Any:  # noqa: ANN401
     """Serve the page from a thread of its own.
 
@@ -225,8 +237,9 @@ def serve(studio: Studio, host: str = "127.0.0.1", port: int | None = None, open
         The `gradio.Blocks`: `local_url` says where, `block_thread()` waits for an interrupt, `close()` ends it.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, or the address is none of this machine.
     """
+    require_address(host, port)
     blocks = page(studio)
     style = (resources.files("textebm") / "templates" / "chart.css").read_text(encoding="utf-8")
     blocks.launch(

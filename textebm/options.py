@@ -1001,6 +1001,10 @@ class App(ModelOptions):
     open_browser: bool = False
     """Open the page in the browser."""
 
+    def __post_init__(self) -> None:
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise ConfigError(f"port is {self.port}: it must be from 1 to 65535")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataImages:

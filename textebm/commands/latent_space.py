@@ -124,12 +124,14 @@ def parse_terms(words: Sequence[str]) -> list[tuple[int, str]]:
         UsageError: sentences and signs do not alternate.
     """
     wrong = 'arithmetic wants sentences in quotation marks with + or - between them: "A" - "B" + "C"'
-    if len(words) % 2 == 0:
-        raise UsageError(f"{wrong}; {'nothing was given' if not words else 'the last sentence is missing'}")
+    if not words:
+        raise UsageError(f"{wrong}; nothing was given")
     signs, sentences = words[1::2], words[0::2]
     for sign in signs:
         if sign not in SIGNS:
             raise UsageError(f"{wrong}; where {sign!r} stands, a sign is wanted")
+    if len(signs) == len(sentences):
+        raise UsageError(f"{wrong}; the last sentence is missing")
     return [(SIGNS[sign], sentence) for sign, sentence in zip(("+", *signs), sentences, strict=True)]
 
 
