@@ -222,6 +222,12 @@ class TestGathering:
         with pytest.raises(DataError, match=r"scores\.json cannot be read as JSON"):
             report.gather(trained_run, [tmp_path / "scores.json"], SMALL)
 
+    @pytest.mark.parametrize("content", ['{"metric": "fppl"}', '{"details": 3}', '{"details": {"quality": 3}}'])
+    def test_a_file_without_scores(self, content: str, trained_run: Path, tmp_path: Path) -> None:
+        (tmp_path / "scores.json").write_text(content)
+        with pytest.raises(DataError, match=r"scores\.json holds no score"):
+            report.gather(trained_run, [tmp_path / "scores.json"], SMALL)
+
     @pytest.mark.parametrize("wrong", [{"samples": 0}, {"chains": 3}, {"diagnostic_steps": 5}])
     def test_sizes_that_make_no_sense(self, wrong: dict[str, int]) -> None:
         with pytest.raises(UsageError, match=next(iter(wrong))):

@@ -162,7 +162,7 @@ def gather(
 
     Raises:
         CheckpointError: there is no model, or the run is damaged.
-        DataError: a file of results is no JSON.
+        DataError: a file of results is no JSON, or holds no score.
     """
     run = _Run.open(model, size or Size(), seed, device, data_dir)
     found = _results_of(run.run_dir, results)
@@ -191,6 +191,10 @@ def _results_of(run_dir: Path | None, given: Sequence[Path]) -> list[dict[str, A
             found.append(checkpoint.read_json(path))
         except CheckpointError as error:
             raise DataError(str(error)) from None
+        if path in given and not _scores_in(found[-1:]) and not _quality_in(found[-1]):
+            raise DataError(
+                f"{path} holds no score: wanted is what fppl, rppl, evaluate, fid or experiment write as JSON"
+            )
     return found
 
 
@@ -198,7 +202,7 @@ def scores_of(run_dir: Path | None, given: Sequence[Path] = ()) -> list[dict[str
     """Every score in files of results and in those of a run folder, each once: metric, score, interval, signature.
 
     Raises:
-        DataError: a file is no JSON.
+        DataError: a file is no JSON, or one that was given holds no score.
     """
     return _scores_in(_results_of(run_dir, given))
 
@@ -505,10 +509,16 @@ def _transition_charts(found: "Transition") -> list[Chart]:
     ]
 
 
+def _quality_in(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The curve of quality over prior steps in a result of `textebm transition --quality`."""
+    details = result.get("details")
+    curve = details.get("quality") if isinstance(details, Mapping) else None
+    return curve if isinstance(curve, Mapping) else None
+
+
 def _quality_charts(results: Sequence[dict[str, Any]]) -> Iterator[Chart]:
     """Quality against prior steps, out of results of `textebm transition --quality`."""
-    curves = [(result.get("details") or {}).get("quality") for result in results]
-    for number, curve in enumerate(filter(None, curves)):
+    for number, curve in enumerate(filter(None, map(_quality_in, results))):
         points = curve["points"]
         known = all(point["interval"] is not None for point in points)
         low, high = ([point["interval"][end] for point in points] if known else None for end in (0, 1))
