@@ -7,7 +7,7 @@ their signatures, and the place, beside it, of the scores of sentences. What may
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,12 +95,20 @@ class Run:
         return None
 
     @property
-    def settings(self) -> dict[str, Any] | None:
-        """What the run was trained with, but for `NO_OTHER_MODEL`; None where the result does not say."""
-        config = self.content.get("config")
-        if not isinstance(config, Mapping):
-            return None
-        return {key: value for key, value in config.items() if key not in NO_OTHER_MODEL}
+    def settings(self) -> dict[str, Any]:
+        """What the run was trained with, by dotted keys, but for `NO_OTHER_MODEL`; empty where the result is silent."""
+        return {key: value for key, value in _leaves(self.content.get("config")) if key not in NO_OTHER_MODEL}
+
+
+def _leaves(config: object) -> Iterator[tuple[str, Any]]:
+    """Values within mappings within mappings, however deep, by dotted keys."""
+    waiting: list[tuple[str, object]] = [("", config)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(f"{key}.{name}" if key else name, inner) for name, inner in value.items()]
+        elif key:
+            yield key, value
 
 
 def read_run(path: Path) -> Run:
@@ -248,8 +256,14 @@ class Systems:
         said = []
         for preset, method in dict.fromkeys((run.preset, run.method) for run in self.runs):
             of_row = [run for run in self.runs if (run.preset, run.method) == (preset, method)]
-            if any(run.settings != of_row[0].settings for run in of_row):
-                said.append(f"{method} on {preset}: its runs were trained with different settings")
+            values: dict[str, list[Any]] = {}
+            for run in of_row:  # a setting that a run does not name came later: then it had no other value
+                for key, value in run.settings.items():
+                    values.setdefault(key, []).append(value)
+            if unlike := [key for key, each in values.items() if any(value != each[0] for value in each)]:
+                said.append(
+                    f"{method} on {preset}: its runs were trained with different settings ({', '.join(unlike)})"
+                )
         return said
 
     def rows(self, table: Table) -> list[Row]:

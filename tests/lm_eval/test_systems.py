@@ -210,7 +210,13 @@ class TestRows:
 
     def test_runs_of_different_settings_are_no_row(self, results: Results) -> None:
         results.add("sri", 3, config={"seed": 3, "data": "ptb", "epochs": 9})
-        assert "sri on ptb-small: its runs were trained with different settings" in results.compared().warnings
+        said = "sri on ptb-small: its runs were trained with different settings (epochs)"
+        results.add("sri", 4, config={"seed": 4, "data": "ptb", "epochs": 3})
+        assert said in results.compared().warnings
+
+    def test_a_setting_that_came_later_makes_no_other_row(self, results: Results) -> None:
+        results.add("sri", 3, config={"seed": 3, "data": "ptb", "prior": {"of_tomorrow": 1}})
+        assert not any("different settings" in warning for warning in results.compared().warnings)
 
     def test_runs_differ_in_what_is_done_about_exploding_chains(self, results: Results) -> None:
         results.add("sri", 3, config={"seed": 3, "data": "ptb", "on_divergence": "reject"})
