@@ -465,12 +465,15 @@ class Systems:
 
 
 def mean_and_spread(values: Sequence[float | None]) -> str:
-    """The mean over runs, with the standard deviation where there are several; a dash where there is none."""
+    """The mean over runs that have the figure, with the standard deviation where there are several; of how many runs,
+    where others have none; a dash where none has.
+    """
     given = [value for value in values if value is not None]
     if not given:
         return "-"
-    mean = f"{np.mean(given):.2f}"
-    return mean if len(given) == 1 else f"{mean} ± {np.std(given, ddof=1):.2f}"
+    spread = f" ± {np.std(given, ddof=1):.2f}" if len(given) > 1 else ""
+    share = f" ({len(given)} of {len(values)})" if len(given) < len(values) else ""
+    return f"{np.mean(given):.2f}{spread}{share}"
 
 
 def _published_cells(rows: Sequence[Mapping[str, Any]], mark: str) -> list[list[str]]:

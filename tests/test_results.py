@@ -3,12 +3,14 @@
 import json
 import re
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
 
 from textebm.config import from_dict, load_config, to_dict
 from textebm.lm_eval import Signature
+from textebm.lm_eval.systems import Systems, read_run
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = (
@@ -226,15 +228,54 @@ def test_the_readme_quotes_quality_over_steps() -> None:
 
 def test_the_readme_quotes_what_the_tilt_is_worth() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, text, images in (
-        ("EBM prior", "lebm-tempered-t05", "lebm"),
-        ("Gaussian prior", "sri-tempered-t05", "sri"),
-    ):
-        cells = [read(ROOT / "results" / "table2" / f"{data}-small-{text}-seed0.json") for data in ("ptb", "snli")]
-        figures = [format(cell[metric]["score"], ".1f") for cell in cells for metric in ("fppl", "rppl")]
-        drawn = read(ROOT / "results" / "images" / f"mnist-small-{images}-seed0.json")
-        figures += [format(drawn["frechet"]["score"], ".1f"), format(drawn["mse"]["score"], ".4f").lstrip("0")]
+    rows: dict[str, list[str]] = {"EBM prior": [], "Gaussian prior": [], "difference (95 % interval)": []}
+    for preset in ("ptb-small", "snli-small"):
+        paths = sorted((ROOT / "results" / "table2").glob(f"{preset}-*-tempered-t05-seed*.json"))
+        found = json.loads(Systems([read_run(path) for path in paths], against="sri-tempered-t05").render("json"))
+        (table,) = found["tables"]
+        of_method = {row["method"]: row["scores"] for row in table["rows"] if "method" in row}
+        for metric in ("fppl", "rppl"):
+            for name, method in (("EBM prior", "lebm-tempered-t05"), ("Gaussian prior", "sri-tempered-t05")):
+                scores = list(of_method[method][metric].values())
+                assert len(scores) == 3
+                rows[name].append(f"{mean(scores):.1f} ± {stdev(scores):.1f}")
+            (difference,) = (each for each in table["differences"] if each["metric"] == metric)
+            low, high = difference["difference_interval"]
+            assert high < 0
+            row = f"{difference['difference']:.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
+            rows["difference (95 % interval)"].append(row)
+    for name, figures in rows.items():
         assert f"| {name} | {' | '.join(figures)} |" in readme
+
+
+def test_the_readme_quotes_the_two_priors_at_temperature_1() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    cells = {
+        (data, method): read(ROOT / "results" / "table2" / f"{data}-small-{method}-seed0.json")
+        for data in ("ptb", "snli")
+        for method in ("lebm", "sri")
+    }
+    figures = {
+        (data, method, metric): f"{cell[metric]['score']:.1f}"
+        for (data, method), cell in cells.items()
+        for metric in ("fppl", "rppl")
+    }
+    fppl, rppl = ([figures["ptb", method, metric] for method in ("lebm", "sri")] for metric in ("fppl", "rppl"))
+    assert (
+        f"on PTB FPPL {fppl[0]} with the EBM prior and {fppl[1]} with the Gaussian, RPPL {rppl[0]} and {rppl[1]};"
+        in text
+    )
+    fppl, rppl = ([figures["snli", method, metric] for method in ("lebm", "sri")] for metric in ("fppl", "rppl"))
+    assert f"on SNLI {fppl[0]} and {fppl[1]}, {rppl[0]} and {rppl[1]}." in text
+    language_model = read(ROOT / "results" / "table2" / "ptb-small-lstm-lm-seed0.json")
+    assert f"has {language_model['fppl']['score']:.1f} and {language_model['rppl']['score']:.1f} on PTB" in text
+    drawn, drawn_sri = (
+        read(ROOT / "results" / "images" / f"mnist-small-{name}-seed0.json") for name in ("lebm", "sri")
+    )
+    frechet = [f"{each['frechet']['score']:.1f}" for each in (drawn, drawn_sri)]
+    mse = [format(each["mse"]["score"], ".4f").lstrip("0") for each in (drawn, drawn_sri)]
+    assert f"is {frechet[0]} with the EBM prior and {frechet[1]} with the Gaussian" in text
+    assert f"the MSE of reconstructions {mse[0]} and {mse[1]}." in text
 
 
 def test_no_killed_run_was_lost() -> None:

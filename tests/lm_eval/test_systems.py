@@ -185,8 +185,9 @@ class TestRows:
 
     def test_mean_and_spread(self) -> None:
         assert mean_and_spread([]) == mean_and_spread([None]) == "-"
-        assert mean_and_spread([2.0, None]) == "2.00"
+        assert mean_and_spread([2.0, None]) == "2.00 (1 of 2)"
         assert mean_and_spread([1, 3]) == "2.00 ± 1.41"
+        assert mean_and_spread([1, None, 3]) == "2.00 ± 1.41 (2 of 3)"
 
     def test_presets_are_rows_of_their_own(self, results: Results) -> None:
         results.add("lebm", 0, preset="ptb")
