@@ -49,14 +49,8 @@ def step_seconds(count: int, batch: int, config: str, steps: int, settings: dict
         run = Path(name) / "run"
         command = [*launcher(count), "train", "--config", config, "--run-dir", str(run), "--device", "cpu"]
         command += ["--max-steps", str(steps), "--batch-size", str(batch)]
-        command += [
-            "--evaluation.samples",
-            "0",
-            "--evaluation.active-unit-sentences",
-            "0",
-            "--evaluation.sentences",
-            "20",
-        ]
+        little = {"samples": 0, "active-unit-sentences": 0, "sentences": 20}
+        command += [word for key, value in little.items() for word in (f"--evaluation.{key}", str(value))]
         command += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         done = subprocess.run(
             command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
