@@ -34,6 +34,13 @@ class Option:
     method: str
     longer: int = 1
     """Length of the prior chain at test time, in units of training's K0."""
+    settings: tuple[str, ...] = ()
+    """Options of `textebm train`, beside the method."""
+
+    @property
+    def run(self) -> str:
+        """What its run is called, seed aside: cells that differ only in how they are measured share it."""
+        return "-".join((self.method, *(word.removeprefix("--") for word in self.settings)))
 
 
 OPTIONS = {
@@ -49,6 +56,7 @@ OPTIONS = {
         )
     },
     "lebm-persistent-prior-longer-5": Option("lebm-persistent-prior", 5),
+    "lebm-sampled-softmax": Option(BASE, settings=("--inference.sampled-softmax", "512")),
 }
 """The cells by name. The persistent one has a second: such a prior is learned for long chains."""
 
@@ -72,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in chosen.only:
             output = place / f"{name}-seed{seed}.json"
             if not output.exists():
-                result = cell(name, seed, chosen, fixed=is_measured(OPTIONS[name].method, seed, place))
+                result = cell(name, seed, chosen, fixed=is_measured(OPTIONS[name].run, seed, place))
                 place.mkdir(parents=True, exist_ok=True)
                 checkpoint.write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
             print(output, file=sys.stderr)
@@ -87,18 +95,19 @@ def textebm(*arguments: str) -> str:
     return done.stdout
 
 
-def is_measured(method: str, seed: int, place: Path) -> bool:
-    """Whether a cell of this model has its file: then others of it are measured on the model as it is."""
-    cells = [name for name, option in OPTIONS.items() if option.method == method]
+def is_measured(run: str, seed: int, place: Path) -> bool:
+    """Whether a cell of this run has its file: then others of it are measured on the model as it is."""
+    cells = [name for name, option in OPTIONS.items() if option.run == run]
     return any((place / f"{name}-seed{seed}.json").exists() for name in cells)
 
 
 def cell(name: str, seed: int, chosen: argparse.Namespace, fixed: bool) -> dict[str, Any]:
     """Train a cell's model, or go on with it unless it is fixed, and measure it."""
     option = OPTIONS[name]
-    run_dir = chosen.runs / Path(chosen.config).stem / f"{option.method}-seed{seed}"
+    run_dir = chosen.runs / Path(chosen.config).stem / f"{option.run}-seed{seed}"
     data = ["--data-dir", chosen.data_dir] if chosen.data_dir else []
-    settings = ["--config", chosen.config, "--method", option.method, "--seed", str(seed), *chosen.train]
+    settings = ["--config", chosen.config, "--method", option.method, *option.settings, "--seed", str(seed)]
+    settings += chosen.train
     if not fixed:
         textebm("train", *settings, *data, "--device", chosen.device, "--run-dir", str(run_dir), "--resume", "auto")
     return {"name": name, "command": f"textebm train {' '.join(settings)}", **measure(run_dir, option, chosen)}

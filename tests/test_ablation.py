@@ -26,7 +26,18 @@ def test_each_cell_is_a_method_that_ships_and_differs_from_the_base(ablation: Mo
     base = load_config("demo", "lebm")
     for name, option in ablation.OPTIONS.items():
         assert option.method in method_names(), name
-        assert name == "lebm" or option.longer > 1 or load_config("demo", option.method) != base, name
+        assert name == "lebm" or option.longer > 1 or option.settings or load_config("demo", option.method) != base, (
+            name
+        )
+
+
+def test_cells_share_a_run_only_where_it_is_trained_alike(ablation: ModuleType) -> None:
+    trained: dict[str, tuple[object, ...]] = {}
+    for name, option in ablation.OPTIONS.items():
+        assert trained.setdefault(option.run, (option.method, option.settings)) == (option.method, option.settings), (
+            name
+        )
+    assert ablation.OPTIONS["lebm-sampled-softmax"].run != ablation.OPTIONS["lebm"].run
 
 
 def test_cells_are_trained_measured_and_not_done_twice(
