@@ -76,8 +76,8 @@ class Difference:
 
 
 def difference(
-    first: SentenceScores,
-    second: SentenceScores,
+    first: Sequence[SentenceScores],
+    second: Sequence[SentenceScores],
     *,
     paired: bool,
     resamples: int = 1000,
@@ -87,7 +87,8 @@ def difference(
     """The difference of two perplexities, and how sure it is.
 
     Args:
-        first, second: scores of each sentence.
+        first, second: scores of each sentence by each judge of a text; a text's perplexity is the mean over its judges,
+            who all see the same resamples.
         paired: whether both score the same sentences in the same order (two judges of one test split); a resample
             then takes the same sentences for both, so that what makes a sentence hard for either cancels.
         resamples: number of resampled texts.
@@ -97,15 +98,10 @@ def difference(
     The p-value is that of a test which centres the resampled differences at 0 (Efron and Tibshirani 1993, section
     16.4): (1 + how many are at least as far from 0 as the observed one) / (1 + resamples).
     """
-    if paired:
-        if len(first.tokens) != len(second.tokens):
-            raise ValueError("paired scores are of the same sentences")
-        a, b = resampled([first, second], resamples, seed)
-    else:
-        (a,) = resampled([first], resamples, seed)
-        (b,) = resampled([second], resamples, seed + 1)
-    observed = first.perplexity - second.perplexity
-    drawn = a - b
+    if paired and len(first[0].tokens) != len(second[0].tokens):
+        raise ValueError("paired scores are of the same sentences")
+    observed = float(np.mean([run.perplexity for run in first]) - np.mean([run.perplexity for run in second]))
+    drawn = _mean_resampled(first, resamples, seed) - _mean_resampled(second, resamples, seed if paired else seed + 1)
     at_least = int((np.abs(drawn - np.nanmean(drawn)) >= abs(observed)).sum())
     method: Literal["paired-bootstrap", "independent-bootstrap"] = (
         "paired-bootstrap" if paired else "independent-bootstrap"

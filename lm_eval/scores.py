@@ -253,7 +253,7 @@ def difference(first: Score, second: Score, *, resamples: int = 1000, seed: int 
     """By how much one text's score differs from another's, with an interval and a p-value.
 
     RPPL of two texts scores the same real sentences, which are drawn together (a paired bootstrap); FPPL scores
-    different ones (independent bootstraps). Each score stands for the first of its judges.
+    different ones (independent bootstraps). Of several judges it is the difference of the means over them.
 
     Raises:
         UsageError: the scores are not of one metric, or do not compare.
@@ -262,8 +262,8 @@ def difference(first: Score, second: Score, *, resamples: int = 1000, seed: int 
     if not verdict.comparable:
         raise UsageError(f"these scores do not compare: they differ in {', '.join(verdict.decisive)}")
     return bootstrap.difference(
-        first.sentence_scores[0],
-        second.sentence_scores[0],
+        first.sentence_scores,
+        second.sentence_scores,
         paired=first.metric == "rppl",
         resamples=resamples,
         seed=seed,

@@ -18,6 +18,7 @@ import numpy as np
 from textebm import plain_json
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import tables
+from textebm.lm_eval.bootstrap import Difference
 from textebm.lm_eval.bootstrap import difference as sentences_difference
 from textebm.lm_eval.compare import (
     METRICS,
@@ -33,6 +34,7 @@ from textebm.lm_eval.kept import KeptScores, kept_scores
 from textebm.lm_eval.protocols import PROTOCOLS
 from textebm.lm_eval.published import Format, published_rows, published_tables
 from textebm.lm_eval.seeds import LEAST_SEEDS, SeedsDifference, seeds_difference
+from textebm.lm_eval.signature import Signature
 
 Places = tuple[tuple[str, ...], ...]
 """Where a figure may stand in a result; the first that is there counts."""
@@ -44,17 +46,22 @@ FIGURES: dict[str, Places] = {
     "reconstruction NLL": (("test", "reconstruction_nll"),),
     "NLL, z from the prior": (("test", "prior_nll"),),
     "marginal NLL": (("likelihood", "score"), ("test", "nll")),
+    "KL": (("likelihood", "details", "reconstruction", "kl"),),
     "active units": (("valid", "active_units"),),
 }
-"""Columns beside FPPL and RPPL; NLL in nats a sentence. A plain language model has the figure of `likelihood` too, of
-the same sentences as the other rows."""
+"""Columns beside FPPL and RPPL; NLL and KL in nats a sentence. A plain language model has the figure of `likelihood`
+too, of the same sentences as the other rows. The KL is of the posterior from the prior, with log Z."""
 FIT: dict[str, Places] = {
     "perplexity": (("likelihood", "perplexity"), ("test", "perplexity")),
-    "reconstruction NLL": (("test", "reconstruction_nll"),),
-    "active units": (("valid", "active_units"),),
-    "KL": (("test", "kl"),),
+    "reconstruction NLL": FIGURES["reconstruction NLL"],
+    "active units": FIGURES["active units"],
+    "KL": FIGURES["KL"],
 }
 """The same for the columns of the published table of text VAEs."""
+OF_LIKELIHOOD = ("perplexity", "marginal NLL", "KL")
+"""Columns that `textebm likelihood` fills, of sentences of its own."""
+DOUBTFUL = " †"
+"""Behind figures of which `textebm likelihood` warns."""
 
 STATISTICS = (
     "mean ± standard deviation over model seeds. Differences: hierarchical bootstrap over pairs of runs of one seed, "
@@ -93,6 +100,12 @@ class Run:
             if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max:
                 return value
         return None
+
+    @property
+    def doubts(self) -> list[str]:
+        """What `textebm likelihood` warned of."""
+        details = (self.content.get("likelihood") or {}).get("details") or {}
+        return list(details.get("warnings") or [])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -145,6 +158,17 @@ class Row:
         of_runs = {run.seed: table.items.get(run.name, {}).get(metric) for run in self.runs}
         return {seed: item for seed, item in sorted(of_runs.items()) if item is not None}
 
+    def cell(self, figure: str, places: Places) -> str:
+        """Mean and spread of a figure, marked where it is doubtful."""
+        said = mean_and_spread([run.figure(places) for run in self.runs])
+        doubtful = figure in OF_LIKELIHOOD and any(run.doubts for run in self.runs)
+        return said + DOUBTFUL if doubtful else said
+
+    def unlike(self, other: "Row") -> int:
+        """In how many settings it differs from another row; one that came later, and only one of them has, is none."""
+        ours, theirs = self.runs[0].settings, other.runs[0].settings
+        return sum(value != theirs[key] for key, value in ours.items() if key in theirs)
+
 
 @dataclass(frozen=True)
 class Against:
@@ -186,6 +210,12 @@ class Against:
             f"hierarchical-bootstrap, {found.method}",
         )
 
+    @classmethod
+    def over_sentences(cls, first: str, second: str, metric: str, judges: int, found: Difference) -> "Against":
+        """Of one seed, from a bootstrap over sentences."""
+        one_seed = f"one-seed, {found.method}"
+        return cls(first, second, metric, 1, judges, None, None, found.difference, found.interval, one_seed)
+
     def cells(self) -> list[str]:
         """As a row of a table."""
         low, high = self.difference_interval
@@ -209,12 +239,13 @@ class Systems:
 
     Args:
         runs: the runs, in the order of their rows.
-        against: the method from which the others' differences are taken; None for no differences.
+        against: methods from which differences are taken; none for no differences. Of several, a row is compared with
+            the one that it shares most settings with, and with the first of those that it shares as many with.
         published: whether published rows are wanted.
         resamples: of the bootstrap.
 
     Raises:
-        UsageError: there is no run of the method `against`.
+        UsageError: there is no run of a method of `against`.
         DataError: two runs have one name.
     """
 
@@ -222,18 +253,19 @@ class Systems:
         self,
         runs: Sequence[Run],
         *,
-        against: str | None = None,
+        against: Sequence[str] = (),
         published: bool = False,
         resamples: int = 1000,
     ) -> None:
-        self.runs, self.against, self.published = list(runs), against, published
+        self.runs, self.against, self.published = list(runs), tuple(against), published
         self.resamples = resamples
         names = [run.name for run in runs]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(f"two results have the name {', '.join(twice)}: compare needs each once")
         methods = dict.fromkeys(run.method for run in runs)
-        if against is not None and against not in methods:
-            raise UsageError(f"--against {against}: there is no run of it; methods: {', '.join(methods)}")
+        for method in against:
+            if method not in methods:
+                raise UsageError(f"--against {method}: there is no run of it; methods: {', '.join(methods)}")
         compared = compare_items([item for run in runs for item in run.items])
         self.tables = compared.tables
         self.known = published_rows()
@@ -282,61 +314,67 @@ class Systems:
 
     @cached_property
     def differences(self) -> list[list[Against]]:
-        """Of each table, the differences that can be told; what keeps others from it is a warning."""
-        return [[*self._differences(table)] if self.against else [] for table in self.tables]
+        """Of each table, the differences that can be told."""
+        return [found for found, _ in self._told]
 
-    def _differences(self, table: Table) -> list[Against]:
+    @cached_property
+    def _told(self) -> list[tuple[list[Against], list[str]]]:
+        """Of each table, its differences and what must be said of them."""
+        return [self._differences(table) for table in self.tables]
+
+    def _differences(self, table: Table) -> tuple[list[Against], list[str]]:
         rows = self.rows(table)
-        bases = {row.preset: row for row in rows if row.method == self.against}
-        found = []
-        for row in rows:
-            base = bases.get(row.preset)
-            if row.method == self.against:
+        found: list[Against] = []
+        of_reason: dict[str, dict[str, list[str]]] = {}
+        """Reason -> pair -> metrics."""
+        for row in rows if self.against else ():
+            bases = [
+                base for method in self.against for base in rows if (base.preset, base.method) == (row.preset, method)
+            ]
+            if row in bases:
                 continue
-            if base is None:
-                self._warnings.append(f"{table.title}: {row.label} has no run of {self.against} beside it")
+            if not bases:
+                reason = f"no run of {' or '.join(self.against)} beside it"
+                of_reason.setdefault(reason, {})[row.label] = []
                 continue
+            base = min(bases, key=row.unlike)
             for metric in METRICS:
-                try:
-                    difference = self._difference(table, row, base, metric)
-                except (DataError, UsageError) as error:
-                    self._warnings.append(f"{row.label} − {base.label}, {metric.upper()}: no interval: {error}")
-                else:
-                    found += [] if difference is None else [difference]
-        return found
+                difference, reasons = self._difference(table, row, base, metric)
+                found += [] if difference is None else [difference]
+                for reason in reasons:
+                    of_reason.setdefault(reason, {}).setdefault(f"{row.label} − {base.label}", []).append(
+                        metric.upper()
+                    )
+        said = []
+        for reason, pairs in of_reason.items():
+            whats = [f"{pair} ({', '.join(metrics)})" if metrics else pair for pair, metrics in pairs.items()]
+            said.append(f"{table.title}: {', '.join(whats)}: {reason}")
+        return found, said
 
-    def _difference(self, table: Table, row: Row, base: Row, metric: str) -> Against | None:
+    def _difference(self, table: Table, row: Row, base: Row, metric: str) -> tuple[Against | None, list[str]]:
+        """The difference, where there is one, and what must be said of it."""
         scores = [each.scores(table, metric) for each in (row, base)]
         seeds = sorted(scores[0].keys() & scores[1].keys())
-        what = f"{row.label} − {base.label}, {metric.upper()}"
+        said = []
         if left := sorted(scores[0].keys() ^ scores[1].keys()):
-            self._warnings.append(f"{what}: only one of them has the seeds {', '.join(map(str, left))}: left out")
+            said.append(f"only one of them has the seeds {', '.join(map(str, left))}: left out")
         if not seeds:
-            self._warnings.append(f"{what}: there is no seed that both have scores of")
-            return None
-        kept = [
-            {run.seed: self._kept(run, of_row[run.seed]).runs for run in each.runs if run.seed in seeds}
-            for each, of_row in zip((row, base), scores, strict=True)
-        ]
-        paired = metric == "rppl"
-        if len(seeds) >= LEAST_SEEDS:
-            over_seeds = seeds_difference(kept[0], kept[1], paired=paired, resamples=self.resamples)
-            return Against.over_seeds(row.label, base.label, metric, over_seeds)
-        self._warnings.append(f"{what}: one seed: its interval is over sentences, and says nothing about the next seed")
-        first, second = (of_seed[seeds[0]][0] for of_seed in kept)
-        found = sentences_difference(first, second, paired=paired, resamples=self.resamples)
-        return Against(
-            row.label,
-            base.label,
-            metric,
-            1,
-            1,
-            None,
-            None,
-            found.difference,
-            found.interval,
-            f"one-seed, {found.method}",
-        )
+            return None, [*said, "there is no seed that both have scores of"]
+        try:
+            kept = [
+                {run.seed: self._kept(run, of_row[run.seed]).runs for run in each.runs if run.seed in seeds}
+                for each, of_row in zip((row, base), scores, strict=True)
+            ]
+            paired = metric == "rppl"
+            if len(seeds) >= LEAST_SEEDS:
+                over_seeds = seeds_difference(kept[0], kept[1], paired=paired, resamples=self.resamples)
+                return Against.over_seeds(row.label, base.label, metric, over_seeds), said
+            first, second = (of_seed[seeds[0]] for of_seed in kept)
+            of_one = sentences_difference(first, second, paired=paired, resamples=self.resamples)
+        except (DataError, UsageError) as error:
+            return None, [*said, f"no interval: {error}"]
+        said.append("one seed: the interval is over sentences, and says nothing about the next seed")
+        return Against.over_sentences(row.label, base.label, metric, len(first), of_one), said
 
     def _kept(self, run: Run, item: Item) -> KeptScores:
         """The scores of sentences behind a score, in groups.
@@ -356,8 +394,34 @@ class Systems:
     @property
     def warnings(self) -> list[str]:
         """What must be said of the tables."""
-        _ = self.differences
-        return [*self._warnings, *self._published_apart()]
+        of_differences = [line for _, said in self._told for line in said]
+        return [*self._warnings, *of_differences, *self._doubts(), *self._published_apart()]
+
+    def _doubts(self) -> list[str]:
+        """Rows whose marginal NLL is doubtful, with the first reason that is given."""
+        said = []
+        for row in {row.label: row for table in self.tables for row in self.rows(table)}.values():
+            doubtful = [run for run in row.runs if run.doubts]
+            if doubtful:
+                seeds = ", ".join(str(run.seed) for run in doubtful)
+                said.append(f"†: marginal NLL and KL of {row.label}, seeds {seeds}: {doubtful[0].doubts[0]}")
+        return said
+
+    def _measured_on(self, table: Table) -> str:
+        """Of which sentences the figures beside FPPL and RPPL are; nothing where no run says it."""
+        runs = [run for row in self.rows(table) for run in row.runs]
+        tested = {run.figure((("test", "sentences"),)) for run in runs} - {None}
+        estimated = {
+            (run.figure((("likelihood", "details", "sentences"),)), Signature.parse(text).get("scored", "it"))
+            for run in runs
+            if isinstance(text := (run.content.get("likelihood") or {}).get("signature"), str)
+        }
+        parts = [("reconstruction NLL and NLL, z from the prior", "test", sorted(tested, key=float))] if tested else []
+        parts += [("marginal NLL and KL", split, [count]) for count, split in sorted(estimated, key=str) if count]
+        told = [
+            f"{what}: {' or '.join(f'{n:,.0f}' for n in counts)} sentences of {split}" for what, split, counts in parts
+        ]
+        return "; ".join(told)
 
     def _published_apart(self) -> list[str]:
         if not self.published:
@@ -388,6 +452,8 @@ class Systems:
         for table, differences in zip(self.tables, self.differences, strict=True):
             parts.append(f"{bold}{table.title}{bold}")
             parts.append(tables.render(self._header(), self._cells(table), form))
+            if measured_on := self._measured_on(table):
+                parts.append(measured_on)
             if differences:
                 parts.append(tables.render(AGAINST_HEADER, [each.cells() for each in differences], form))
             judge = PROTOCOLS.get(table.facts.get("judge", ""))
@@ -409,9 +475,9 @@ class Systems:
             scores: list[list[float]] = [
                 [item.score for item in row.scores(table, metric).values()] for metric in METRICS
             ]
-            figures = [[run.figure(places) for run in row.runs] for places in FIGURES.values()]
+            figures = [row.cell(name, places) for name, places in FIGURES.items()]
             seeds = ", ".join(str(run.seed) for run in sorted(row.runs, key=lambda run: run.seed))
-            rows.append([row.label, seeds, *map(mean_and_spread, scores), *map(mean_and_spread, figures)])
+            rows.append([row.label, seeds, *map(mean_and_spread, scores), *figures])
         real = [next((item.real for item in table.of(metric) if item.real is not None), None) for metric in METRICS]
         rows.append(["real text", "-", *map(tables.perplexity, real), *["-"] * len(FIGURES)])
         if self.published and why_apart_from_published(table, self.known) is None:
@@ -431,8 +497,7 @@ class Systems:
             for published in published_tables("text-vae", data):
                 rows = []
                 for row in {row.label: row for table in of_data for row in self.rows(table)}.values():
-                    figures = [[run.figure(places) for run in row.runs] for places in FIT.values()]
-                    rows.append([row.label, *map(mean_and_spread, figures)])
+                    rows.append([row.label, *(row.cell(name, places) for name, places in FIT.items())])
                 rows += [[f"{name} (published)", *cells] for name, *cells in published.rows]
                 parts.append(f"{bold}{published.title}{bold} ({published.source}; {published.note})")
                 parts.append(tables.render(("", *FIT), rows, form))

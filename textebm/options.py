@@ -709,7 +709,7 @@ class Compare:
     examples:
       textebm compare a.json b.json
       textebm compare a.json b.json --published --format markdown
-      textebm compare results/table2/*.json --against sri --published --format markdown --output results/table2.md
+      textebm compare results/table2/*.json --against sri sri-tempered-t05 --published --format markdown
       textebm compare results/images/*.json --against sri
       textebm compare --published
     """
@@ -721,8 +721,9 @@ class Compare:
     published table that is known."""
     by_method: bool = False
     """One row a method, over seeds (results of textebm experiment)."""
-    against: str | None = None
-    """Method from which the others' differences are taken, with intervals; implies --by-method."""
+    against: tuple[str, ...] = ()
+    """Method from which the others' differences are taken, with intervals; implies --by-method. Of several, each method
+    is compared with the one that it shares most settings with."""
     resamples: int = 1000
     """Resamples behind each interval of --against."""
     format: Literal["text", "markdown", "csv", "json"] = "text"

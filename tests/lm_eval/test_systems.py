@@ -168,7 +168,7 @@ class TestRows:
         shown = results.compared().render("markdown")
         row = next(line for line in shown.splitlines() if line.startswith("| lebm |"))
         assert f"| {np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f} |" in row
-        assert "| 101.00 ± 1.00 | 110.00 ± 0.00 | - | 31.00 ± 1.00 |" in row
+        assert "| 101.00 ± 1.00 | 110.00 ± 0.00 | - | - | 31.00 ± 1.00 |" in row
         assert "| real text | - | 141.19 | 141.19 |" in shown
         assert found["warnings"] == []
 
@@ -227,8 +227,28 @@ class TestRows:
         results.add("vae", 0, test={"nll": 102.5, "perplexity": 101.25})
         shown = results.compared(published=True).render("markdown")
         row = next(line for line in shown.splitlines() if line.startswith("| vae |"))
-        assert "| - | - | 102.50 | 30.00 |" in row
+        assert "| - | - | 102.50 | - | 30.00 |" in row
         assert "| vae | 101.25 | - | 30.00 | - |" in shown
+
+    def test_it_is_said_of_which_sentences_figures_are_and_which_are_doubtful(self, tmp_path: Path) -> None:
+        made = Results(tmp_path)
+        signature = "metric:marginal-nll|data:ptb|scored:valid|sentences:200"
+        for seed, warnings in enumerate(([], ["the bound may be far off"])):
+            details = {"sentences": 200, "warnings": warnings, "reconstruction": {"nll": 104.0, "kl": 8.5}}
+            likelihood = {"score": 110.0, "perplexity": 182.0, "signature": signature, "details": details}
+            made.add("sri", seed, test={"reconstruction_nll": 114.0, "sentences": 2000}, likelihood=likelihood)
+        shown = made.compared(published=True).render("markdown")
+        assert "| sri | 0, 1 |" in shown
+        assert "| 110.00 ± 0.00 † | 8.50 ± 0.00 † |" in shown
+        assert "reconstruction NLL and NLL, z from the prior: 2,000 sentences of test; " in shown
+        assert "marginal NLL and KL: 200 sentences of valid" in shown
+        assert "warning: †: marginal NLL and KL of sri, seeds 1: the bound may be far off" in shown
+
+    def test_the_kl_is_told_with_the_normaliser_or_not_at_all(self, tmp_path: Path) -> None:
+        """What validation logs of an EBM prior lacks log Z, and may lie below 0."""
+        made = Results(tmp_path)
+        made.add("lebm", 0, test={"reconstruction_nll": 114.0, "kl": -5.4})
+        assert "-5.4" not in made.compared(published=True).render("markdown")
 
     def test_a_name_comes_once(self, results: Results) -> None:
         results.paths.append(results.paths[0])
@@ -245,7 +265,7 @@ class TestRows:
 
 class TestDifferences:
     def test_from_one_method_in_both_metrics(self, results: Results) -> None:
-        (differences,) = results.compared(against="sri").differences
+        (differences,) = results.compared(against=["sri"]).differences
         assert [(each.first, each.second, each.metric) for each in differences] == [
             ("lebm", "sri", "fppl"),
             ("lebm", "sri", "rppl"),
@@ -261,7 +281,7 @@ class TestDifferences:
         assert reverse.ratio == pytest.approx(np.exp(LEVELS["lebm"] - LEVELS["sri"]), rel=0.05)
 
     def test_are_shown_with_how_they_were_made(self, results: Results) -> None:
-        found = results.compared(against="sri")
+        found = results.compared(against=["sri"])
         shown = found.render("markdown")
         each = found.differences[0][1]
         assert f"| lebm − sri | RPPL | 3 | 1 | {each.ratio:.4f} |" in shown
@@ -274,13 +294,13 @@ class TestDifferences:
         for method in ("lebm", "sri"):
             for seed in range(2):
                 made.add(method, seed, facts=LSTM.format(train=PTB), judges=2)
-        found = made.compared(against="sri")
+        found = made.compared(against=["sri"])
         assert [(each.seeds, each.judges) for each in found.differences[0]] == [(2, 2), (2, 2)]
         assert "is deterministic" not in found.render("text")
 
     def test_seeds_that_only_one_has_are_left_out_and_said(self, results: Results) -> None:
         results.add("lebm", 3)
-        found = results.compared(against="sri")
+        found = results.compared(against=["sri"])
         assert {each.seeds for each in found.differences[0]} == {3}
         assert any("only one of them has the seeds 3: left out" in warning for warning in found.warnings)
 
@@ -288,31 +308,60 @@ class TestDifferences:
         made = Results(tmp_path)
         for method in ("lebm", "sri"):
             made.add(method, 0)
-        found = made.compared(against="sri")
+        found = made.compared(against=["sri"])
         assert [each.method for each in found.differences[0]] == [
             "one-seed, independent-bootstrap",
             "one-seed, paired-bootstrap",
         ]
         assert all(each.ratio is None for each in found.differences[0])
-        assert sum("says nothing about the next seed" in warning for warning in found.warnings) == 2
+        (said,) = [warning for warning in found.warnings if "says nothing about the next seed" in warning]
+        assert "lebm − sri (FPPL, RPPL): one seed" in said
+
+    def test_of_one_seed_are_of_all_judges(self, tmp_path: Path) -> None:
+        """Of the same means that the table shows."""
+        made = Results(tmp_path)
+        for method in ("lebm", "sri"):
+            made.add(method, 0, facts=LSTM.format(train=PTB), judges=2)
+        found = made.compared(against=["sri"])
+        scores = {run.method: {item.metric: item.score for item in run.items} for run in found.runs}
+        for each in found.differences[0]:
+            assert each.judges == 2
+            assert each.difference == pytest.approx(scores["lebm"][each.metric] - scores["sri"][each.metric])
+            assert each.difference_interval[0] < each.difference < each.difference_interval[1]
+
+    def test_of_several_the_row_that_shares_most_settings_is_taken(self, tmp_path: Path) -> None:
+        made = Results(tmp_path)
+        settings = {
+            "sri": {"prior": {"kind": "gaussian"}, "inference": {"temperature": 1.0}},
+            "vae": {"prior": {"kind": "gaussian"}, "inference": {"temperature": 0.5}},
+            "lebm": {"prior": {"kind": "ebm"}, "inference": {"temperature": 0.5}},
+        }
+        for method, config in settings.items():
+            for seed in range(2):
+                made.add(method, seed, config=config)
+        for against in (["sri", "vae"], ["vae", "sri"]):
+            (differences,) = made.compared(against=against).differences
+            assert {(each.first, each.second) for each in differences} == {("lebm", "vae")}
+        (differences,) = made.compared(against=["sri"]).differences
+        assert {(each.first, each.second) for each in differences} == {("lebm", "sri"), ("vae", "sri")}
 
     def test_without_scores_of_sentences_there_is_none(self, results: Results) -> None:
         (results.folder / "scores" / "ptb-small-lebm-seed1" / "kenlm5-rppl.npz").unlink()
-        found = results.compared(against="sri")
+        found = results.compared(against=["sri"])
         assert [each.metric for each in found.differences[0]] == ["fppl"]
-        assert any("lebm − sri, RPPL: no interval: " in warning for warning in found.warnings)
+        assert any("lebm − sri (RPPL): no interval: " in warning for warning in found.warnings)
 
     def test_scores_of_sentences_of_another_score_are_refused(self, results: Results) -> None:
         scores = [results.folder / "scores" / f"ptb-small-lebm-seed{seed}" / "kenlm5-rppl.npz" for seed in (0, 1)]
         scores[0].write_bytes(scores[1].read_bytes())
-        found = results.compared(against="sri")
+        found = results.compared(against=["sri"])
         assert any("is not of the score in the result of ptb-small-lebm-seed0" in warning for warning in found.warnings)
 
     def test_from_a_method_that_is_not_there(self, results: Results) -> None:
         with pytest.raises(UsageError, match="no run of it; methods: lebm, sri"):
-            results.compared(against="vae")
+            results.compared(against=["vae"])
         results.add("vae", 0, preset="ptb")
-        assert any("vae (ptb) has no run of sri beside it" in w for w in results.compared(against="sri").warnings)
+        assert any("vae (ptb): no run of sri beside it" in w for w in results.compared(against=["sri"]).warnings)
 
 
 class TestPublishedRows:
@@ -359,7 +408,7 @@ class TestTheCommand:
         assert done.code == 0, done.err
         assert "warning: " in done.err
         written = (results.folder / "table2.md").read_text(encoding="utf-8")
-        assert written == results.compared(against="sri", published=True).render("markdown") + "\n"
+        assert written == results.compared(against=["sri"], published=True).render("markdown") + "\n"
         rows = command("compare", *results.paths, "--by-method", "--format", "csv").lines
         assert rows[0].startswith("table,what,,seeds,FPPL")
         assert [row.count("lebm") for row in rows[1:]] == [1, 0, 0] and "real text" in rows[-1]

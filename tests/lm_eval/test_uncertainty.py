@@ -118,19 +118,27 @@ class TestDifference:
 
     def test_by_sign(self) -> None:
         worse, better = self.judges(0, apart=0.1)
-        found = bootstrap.difference(worse, better, paired=True)
+        found = bootstrap.difference([worse], [better], paired=True)
         assert found.difference == worse.perplexity - better.perplexity > 0
         assert found.interval[0] < found.difference < found.interval[1]
-        other = bootstrap.difference(better, worse, paired=True)
+        other = bootstrap.difference([better], [worse], paired=True)
         assert other.difference == -found.difference
         assert other.interval == pytest.approx([-found.interval[1], -found.interval[0]])
         assert other.p_value == found.p_value
         assert found.method == "paired-bootstrap"
 
+    def test_of_several_judges_is_that_of_their_means(self) -> None:
+        """A judge of which both texts have the same scores halves the difference, and no judge is left out."""
+        worse, better = self.judges(0, apart=0.1)
+        alone = bootstrap.difference([worse], [better], paired=True)
+        found = bootstrap.difference([better, worse], [better, better], paired=True)
+        assert found.difference == pytest.approx(alone.difference / 2)
+        assert found.interval == pytest.approx([end / 2 for end in alone.interval])
+
     def test_pairing_takes_out_what_sentences_share(self) -> None:
         """The interval narrows several times, and a small difference is then seen."""
         worse, better = self.judges(0, apart=0.03)
-        paired, independent = (bootstrap.difference(worse, better, paired=paired) for paired in (True, False))
+        paired, independent = (bootstrap.difference([worse], [better], paired=paired) for paired in (True, False))
         width = [found.interval[1] - found.interval[0] for found in (paired, independent)]
         assert width[1] > 3 * width[0]
         assert paired.p_value < 0.01
@@ -147,11 +155,11 @@ class TestDifference:
             else:
                 source = np.random.default_rng(seed)
                 first, second = make_scores(source, 150), make_scores(source, 150)
-            found = bootstrap.difference(first, second, paired=paired, resamples=200, seed=seed)
+            found = bootstrap.difference([first], [second], paired=paired, resamples=200, seed=seed)
             rejected += found.p_value < 0.1
         assert 14 <= rejected <= 50
 
     def test_paired_scores_are_of_the_same_sentences(self) -> None:
         source = np.random.default_rng(0)
         with pytest.raises(ValueError, match="same sentences"):
-            bootstrap.difference(make_scores(source, 5), make_scores(source, 6), paired=True)
+            bootstrap.difference([make_scores(source, 5)], [make_scores(source, 6)], paired=True)
