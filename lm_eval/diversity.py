@@ -84,11 +84,6 @@ def fingerprints(sentences: Iterable[str]) -> HashArray:
     return _distinct(array("q", (hash(sentence) for sentence in sentences if sentence)))
 
 
-def side_figures(sentences: Iterable[str], vocabulary: Vocabulary, training: HashArray | None = None) -> SideFigures:
-    """The side figures of a text; as `survey`."""
-    return survey(sentences, vocabulary, training).figures
-
-
 def survey(sentences: Iterable[str], vocabulary: Vocabulary, training: HashArray | None = None) -> Survey:
     """Measure a text in one pass, in 8 bytes a sentence.
 

@@ -489,7 +489,7 @@ def _reasons(real: Real, judges: Sequence[Judge], departures: list[str]) -> list
     """Why a score may not stand in the main table."""
     reasons = list(departures)
     if not real.protocol.headline:
-        reasons.insert(0, f"{real.protocol.name} is a protocol of others, whose scores have tables of their own")
+        reasons.insert(0, f"{real.protocol.name} is not the headline protocol: its scores have tables of their own")
     if real.settings.recipe is not None:
         reasons.append(f"the judge's recipe is {real.settings.recipe}, not the protocol's own")
     if any(judge.settings.get("epochs", "").endswith("-cut") for judge in judges):

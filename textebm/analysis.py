@@ -330,7 +330,7 @@ def require_latent(model: LatentModel) -> None:
 
 def short_run_steps(model: LatentModel) -> int:
     """K0, the steps of the chain of training; 0 of a Gaussian prior, which is sampled exactly."""
-    return 0 if model.config.prior.kind == "gaussian" else model.config.prior.steps
+    return model.config.prior.steps if model.config.prior.is_tilted else 0
 
 
 def prior_plan(model: LatentModel, steps: int) -> langevin.Schedule:

@@ -101,6 +101,11 @@ class PriorConfig:
         """Dimensions that z has: 0 in a plain language model."""
         return 0 if self.kind == "none" else self.latent_dim
 
+    @property
+    def is_tilted(self) -> bool:
+        """Whether anything is learned of it: else there is no chain to sample it by, and log Z is 0."""
+        return self.kind in ("ebm", "ratio")
+
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionConfig:

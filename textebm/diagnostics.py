@@ -414,7 +414,7 @@ class _Normaliser:
 
 def _normaliser(model: LatentModel, plan: ais.Plan, seed: int, posterior: Tensor | None) -> _Normaliser:
     """log Z: exact of a Gaussian, else the larger of a forward and a reverse estimate."""
-    if next(model.prior.parameters(), None) is None:
+    if not model.config.prior.is_tilted:
         return _Normaliser(0.0, 0.0)
     found = ais.estimate(
         model.prior, plan, seed, starts=None if posterior is None else posterior.to(model.prior.origin)

@@ -415,11 +415,9 @@ def active_units(
         The number of active units, and the corrected variance of each dimension.
     """
     if has_density(model):
-        means = encoded(model, data, sentences, batch_size).mean
-        variance = means.var(0) if len(means) > 1 else torch.zeros(means.shape[1])
+        variance = _variance(encoded(model, data, sentences, batch_size).mean)
     else:
-        samples = posterior_chains(model, data, seed, sentences, chains, batch_size)
-        variance = information.variance_of_means(samples) if len(samples) > 1 else torch.zeros(samples.shape[2])
+        variance = information.variance_of_means(posterior_chains(model, data, seed, sentences, chains, batch_size))
     return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
 
 
@@ -554,17 +552,20 @@ def _use_of(
     samples: Float[Tensor, "samples chains latent"], model: LatentModel, data: Dataset, log_normaliser: float | None
 ) -> UseOfLatents:
     """The figures that posterior chains tell; `samples` are those of as many samples of x, spread evenly."""
-    known = 0.0 if model.config.prior.kind == "gaussian" else log_normaliser
-    several = len(samples) > 1
+    known = log_normaliser if model.config.prior.is_tilted else 0.0
     density: Density
     if has_density(model):
         q = encoded(model, data, len(samples))
-        variance = q.mean.var(0) if several else q.mean[0] * 0
+        variance = _variance(q.mean)
         told = information.mutual_information(samples, *q).item()
         density, entropies = "encoder", information.entropy(q.log_variance)
     else:
-        variance = information.variance_of_means(samples) if several else samples[0, 0] * 0
-        told = information.mutual_information(samples, *information.fitted_gaussian(samples)).item() if several else 0.0
+        variance = information.variance_of_means(samples)
+        told = (
+            information.mutual_information(samples, *information.fitted_gaussian(samples)).item()
+            if len(samples) > 1
+            else 0.0
+        )
         density, entropies = "fitted-gaussian", information.entropy_of_chains(samples)
     return UseOfLatents(
         latent_chains=samples.shape[1],
@@ -573,6 +574,11 @@ def _use_of(
         mutual_information=told,
         kl=None if known is None else _kl(model, samples, entropies, known),
     )
+
+
+def _variance(means: Float[Tensor, "samples latent"]) -> Float[Tensor, " latent"]:
+    """Variance over samples of x of the mean of q; 0 of a single one."""
+    return means.var(0) if len(means) > 1 else torch.zeros_like(means[0])
 
 
 def _kl(

@@ -247,9 +247,9 @@ def format_sample(sample: Sample, as_json: bool) -> str:
 
 
 def other_chain(model: LatentModel, prior_steps: int | None) -> int | None:
-    """`prior_steps` where it makes another chain than training's; a Gaussian prior has none."""
+    """`prior_steps` where it makes another chain than training's; a prior without a tilt has none."""
     prior = model.config.prior
-    return None if prior.kind == "gaussian" or prior_steps == prior.steps else prior_steps
+    return prior_steps if prior.is_tilted and prior_steps != prior.steps else None
 
 
 def cache_folder() -> Path:
@@ -284,7 +284,7 @@ def cached_samples(
         world: the processes that share the work, all of which call this.
     """
     key = f"{folder.name}-{checkpoint.model_digest(folder)}"
-    how = "" if decoding is None else f"-{decoding.method}-max{decoding.max_length}"
+    how = "" if decoding is None else f"-{decoding.describe()}-max{decoding.max_length}"
     other = other_chain(model, prior_steps)
     how += "" if other is None else f"-prior{other}"
     path = cache / f"{key}-n{n}-seed{seed}{how}.txt"

@@ -143,7 +143,6 @@ def estimate(
             nothing = model.prior.origin.expand(len(batch), -1)  # (sentences, 0)
             log_means[batch] = log_likelihoods[batch] = model.log_prob(x, nothing).double().cpu().numpy()
         tick(len(batch))
-    tilted = next(model.prior.parameters(), None) is not None
     known = [a for a in accepted if a is not None]
     return Marginal(
         log_means=log_means,
@@ -151,7 +150,11 @@ def estimate(
         effective_samples=effective if latent else None,
         words=1 + text.words(rows).astype(np.int64),
         tokens=tokens,
-        log_normaliser=ais.estimate(model.prior, settings.plan, seed, starts=torch.cat(starts)) if tilted else None,
+        log_normaliser=(
+            ais.estimate(model.prior, settings.plan, seed, starts=torch.cat(starts))
+            if model.config.prior.is_tilted
+            else None
+        ),
         proposal=proposer.name if latent else None,
         acceptance=float(np.mean(known)) if known else None,
     )

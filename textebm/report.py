@@ -352,7 +352,7 @@ def describe_model(model: "LatentModel") -> Iterator[tuple[str, str]]:
         yield (
             "prior",
             f"{prior.kind}, z of {prior.latent_dim} dimensions"
-            + ("" if prior.kind == "gaussian" else f"; {chain}, temperature {prior.temperature}"),
+            + (f"; {chain}, temperature {prior.temperature}" if prior.is_tilted else ""),
         )
         yield (
             "inference",

@@ -20,7 +20,6 @@ from textebm.lm_eval.diversity import (
     distinct_n,
     fingerprints,
     self_bleu,
-    side_figures,
     subsample,
     survey,
     total_variation,
@@ -32,7 +31,7 @@ SENTENCES = ["a b", "a b", "", "a <unk> x", ""]
 
 
 def test_by_hand() -> None:
-    assert side_figures(iter(SENTENCES), VOCABULARY, fingerprints(["a b", "b"])) == SideFigures(
+    assert survey(iter(SENTENCES), VOCABULARY, fingerprints(["a b", "b"])).figures == SideFigures(
         sentences=5,
         words=7,
         mean_length=7 / 5,
@@ -46,15 +45,15 @@ def test_by_hand() -> None:
 
 
 def test_an_empty_sentence_is_no_copy() -> None:
-    assert side_figures(["", "a"], VOCABULARY, fingerprints(["", "b"])).copied_rate == 0
+    assert survey(["", "a"], VOCABULARY, fingerprints(["", "b"])).figures.copied_rate == 0
 
 
 def test_the_training_split_is_not_compared_with_itself() -> None:
-    assert side_figures(["a"], VOCABULARY).copied_rate is None
+    assert survey(["a"], VOCABULARY).figures.copied_rate is None
 
 
 def test_only_empty_sentences() -> None:
-    figures = side_figures(["", ""], VOCABULARY, fingerprints([]))
+    figures = survey(["", ""], VOCABULARY, fingerprints([])).figures
     assert (figures.unknown_rate, figures.empty_rate, figures.duplicate_rate) == (0, 1, 0.5)
 
 
@@ -70,9 +69,9 @@ class TestSurvey:
     def test_counts_do_not_depend_on_how_many_hashes_are_looked_up_at_once(self, monkeypatch) -> None:
         text = [f"a {n % 70}" for n in range(200)]
         known = fingerprints(f"a {n}" for n in range(30))
-        whole = side_figures(text, VOCABULARY, known)
+        whole = survey(text, VOCABULARY, known).figures
         monkeypatch.setattr(diversity, "HASHES_AT_ONCE", 7)
-        assert side_figures(text, VOCABULARY, known) == whole
+        assert survey(text, VOCABULARY, known).figures == whole
         assert whole.copied_rate == sum(n % 70 < 30 for n in range(200)) / 200
         assert whole.duplicate_rate == pytest.approx(130 / 200)
 
@@ -85,7 +84,7 @@ class TestSurvey:
         for sentences in (20_000, 100_000):
             tracemalloc.start()
             try:
-                side_figures(text(sentences), VOCABULARY, known)
+                survey(text(sentences), VOCABULARY, known)
                 peaks.append(tracemalloc.get_traced_memory()[1])
             finally:
                 tracemalloc.stop()

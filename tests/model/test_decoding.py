@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from textebm.errors import ConfigError
-from textebm.model.decoding import Decoding, decode, decode_by, draw, truncate
+from textebm.model.decoding import Decoding, decode, decode_by, invert, truncate
 from textebm.model.recurrent import BOS, EOS, FIRST_OUTPUT, UNK
 
 VOCABULARY = 7  # four special ids and three words: the generator writes <eos>, <unk> and the words
@@ -79,9 +79,10 @@ def test_sampling_follows_the_model(make_generator, generator, cell, options):
     assert apart > 0.1  # the two latents speak differently, so a row that took the other's words would show
 
 
-def test_draw_inverts_the_cumulative_distribution(generator):
+def test_uniform_numbers_invert_the_cumulative_distribution(generator):
     probabilities = torch.tensor([[0.0, 0.5, 0.0, 0.3, 0.2, 0.0]]).expand(20_000, -1)
-    counts = draw(probabilities, generator).bincount(minlength=6)
+    uniform = torch.rand(20_000, generator=generator, dtype=torch.float64)
+    counts = invert(probabilities, uniform).bincount(minlength=6)
     assert counts[[0, 2, 5]].tolist() == [0, 0, 0]
     assert stats.chisquare(counts[[1, 3, 4]].numpy(), [10_000, 6_000, 4_000]).pvalue > 1e-3
 

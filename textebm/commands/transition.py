@@ -207,7 +207,7 @@ def _result(
         }
     )
     warnings = [] if curve is None else list(curve.warnings)
-    if prior.kind == "gaussian":
+    if not prior.is_tilted:
         warnings.append("the prior is the reference Gaussian: nothing pulls its chains, and generation runs none")
     return {
         "metric": METRIC,

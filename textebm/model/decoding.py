@@ -76,14 +76,6 @@ ROWS_AT_ONCE = 256
 """Sentences whose next words are chosen together on a CPU, so that their logits stay in its cache."""
 
 
-def draw(probabilities: Float[Tensor, "batch classes"], generator: torch.Generator) -> Int[Tensor, " batch"]:
-    """One class a row, by inverting the cumulative distribution with one uniform number.
-
-    Faster than `torch.multinomial`, which draws a random number a class.
-    """
-    return invert(probabilities, _uniform(len(probabilities), probabilities.device, generator))
-
-
 def _uniform(size: int, device: torch.device, generator: torch.Generator) -> Float[Tensor, " {size}"]:
     return torch.rand(size, generator=generator, device=device, dtype=torch.float64)
 

@@ -109,7 +109,9 @@ def fitted_gaussian(
 
 def variance_of_means(samples: Float[Tensor, "sentences chains latent"]) -> Float[Tensor, " latent"]:
     """Variance over sentences of the posterior mean, without the share that a mean over few chains adds (below 0 by
-    chance where there is none)."""
+    chance where there is none); 0 of a single sentence."""
+    if len(samples) < 2:
+        return torch.zeros_like(samples[0, 0])
     return samples.mean(1).var(0) - samples.var(1).mean(0) / samples.shape[1]
 
 
