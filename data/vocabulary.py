@@ -53,8 +53,8 @@ def build_tokenizer(
             or each of the `digits` by 0.
 
     Returns:
-        A tokenizer whose ids are <pad> 0, <bos> 1, <eos> 2, <unk> 3, then for `word` the words by falling count, equal
-        counts in alphabetical order; for `bpe` the bytes and the merged pairs.
+        A tokenizer whose ids are <pad> 0, <bos> 1, <eos> 2, <unk> 3, then by falling count for `word` the words, equal
+        counts in alphabetical order; for `bpe` the bytes and the merged pairs, equal counts in the order of merging.
 
     Raises:
         ConfigError: `vocab_size` leaves no room for a word, or for the bytes.
@@ -121,23 +121,37 @@ def _byte_pair_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    some = _Counted(sentences)
-    tokenizer.train_from_iterator(some, trainer)
-    if not some.words:
+    words: Counter[str] = Counter()
+    tokenizer.train_from_iterator(_counted(sentences, words), trainer)
+    if not words:
         raise DataError("the training split has no word to make a vocabulary of: it is empty or holds blank lines only")
-    return tokenizer
+    return _by_falling_count(tokenizer, words)
 
 
-class _Counted:
-    """Sentences, and whether any of them had a word."""
+def _counted(sentences: Iterable[str], words: "Counter[str]") -> Iterator[str]:
+    """The sentences, whose words are counted as they go by."""
+    for sentence in sentences:
+        words.update(sentence.split())
+        yield sentence
 
-    def __init__(self, sentences: Iterable[str]) -> None:
-        self.sentences, self.words = sentences, False
 
-    def __iter__(self) -> Iterator[str]:
-        for sentence in self.sentences:
-            self.words = self.words or (not sentence.isspace() and bool(sentence))
-            yield sentence
+def _by_falling_count(tokenizer: "Tokenizer", words: "Counter[str]") -> "Tokenizer":
+    """The same tokenizer, its ids in the order of how often these words have each token."""
+    from tokenizers import Tokenizer
+
+    counts: Counter[int] = Counter()
+    different = list(words)
+    for first in range(0, len(different), SENTENCES_AT_ONCE):
+        some = different[first : first + SENTENCES_AT_ONCE]
+        for word, found in zip(some, tokenizer.encode_batch(some, add_special_tokens=False), strict=True):
+            for token in found.ids:
+                counts[token] += words[word]
+    described = json.loads(tokenizer.to_str())
+    ids: dict[str, int] = described["model"]["vocab"]
+    special = [token for token in SPECIAL_TOKENS if token in ids]
+    others = sorted(ids.keys() - set(special), key=lambda token: (-counts[ids[token]], ids[token]))
+    described["model"]["vocab"] = {token: index for index, token in enumerate([*special, *others])}
+    return Tokenizer.from_str(json.dumps(described))
 
 
 def _normaliser(lowercase: bool, numbers: Numbers) -> "Normalizer | None":

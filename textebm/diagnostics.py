@@ -328,7 +328,7 @@ def _of_posterior(
     config = model.config.inference
     plan = langevin.schedule(steps, config.step_size, config.temperature)
     with torch.no_grad():
-        potential = posterior_potential(model.prior, model.condition(x))
+        potential = posterior_potential(model.inference_prior, model.condition(x))
     seen = _watch(model, start, potential, plan, config.steps, len(start), noise, tick)
     return _described("posterior", seen, len(rows), config.steps, None, "log p(x) is not estimated here")
 

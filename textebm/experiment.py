@@ -69,6 +69,8 @@ TABLE2 = Experiment(
         "lebm-persistent",
         "lebm-tempered-t05",
         "sri-tempered-t05",
+        "lebm-decoupled",
+        "lebm-decoupled-tempered-t05",
         "lebm-tempered",
         "lstm-lm",
     ),

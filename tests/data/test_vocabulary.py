@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -174,6 +175,15 @@ def test_byte_pairs_are_the_bytes_and_the_most_frequent_pairs(demo_pairs):
     assert [demo_pairs.id_to_token(i) for i in range(4)] == list(SPECIAL_TOKENS)
     assert not is_word_level(demo_pairs)
     assert "\u0120the" in demo_pairs.get_vocab()
+
+
+def test_ids_of_byte_pairs_fall_with_their_count(demo, demo_pairs):
+    """As those of words do: the sampled softmax draws by rank."""
+    encoded = encode(demo, demo_pairs)
+    tokens = np.concatenate([encoded.sentence(row) for row in range(len(encoded))])
+    counts = np.bincount(tokens, minlength=600)[len(SPECIAL_TOKENS) :]
+    assert counts[0] > 0
+    assert (np.diff(counts) <= 0).all()
 
 
 def test_longer_vocabularies_give_shorter_texts(demo):

@@ -220,6 +220,11 @@ class GaussianPrior(nn.Module):
         """The potential with the weights of now; a chain asks for it once and then calls it at every step."""
         return self.potential
 
+    @property
+    def reference(self) -> "GaussianPrior":
+        """The Gaussian that is tilted, as a prior of its own."""
+        return GaussianPrior(self.config).to(self.origin)
+
     def sample_reference(self, n: int, generator: Noise) -> Float[Tensor, "{n} latent"]:
         """Exact samples of the reference Gaussian, where every chain starts."""
         return self.config.sigma * normal((n, self.config.dimensions), generator, self.origin)

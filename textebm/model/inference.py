@@ -118,7 +118,7 @@ class ShortRun(InferenceMethod):
         start = request.start
         if start is None:
             start = model.prior.sample_reference(request.x.batch_size, request.noise)
-        return Inferred(_end_of_chain(model.prior, start, request), start)
+        return Inferred(_end_of_chain(model.inference_prior, start, request), start)
 
 
 class Persistent(ShortRun):
@@ -156,7 +156,7 @@ class AmortisedLangevin(InferenceMethod):
         """The end of a chain from a sample of q(z|x)."""
         q = model.encode(request.x, request.dropout, request.precision)
         start = q.sample(request.noise).detach()
-        return Inferred(_end_of_chain(model.prior, start, request), start, q)
+        return Inferred(_end_of_chain(model.inference_prior, start, request), start, q)
 
     def encoder_loss(
         self, inferred: Inferred, prior: GaussianPrior, config: BoundConfig, weight: float
@@ -181,7 +181,7 @@ class DiffusionLangevin(InferenceMethod):
             features = model.sampler.features(request.x, precision=request.precision)
         reference = model.prior.sample_reference(len(features), request.noise)
         start = model.sampler.draw(reference, request.noise, features)
-        return Inferred(_end_of_chain(model.prior, start, request), start)
+        return Inferred(_end_of_chain(model.inference_prior, start, request), start)
 
 
 class NoLatent(InferenceMethod):

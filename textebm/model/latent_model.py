@@ -33,7 +33,7 @@ from textebm.model.candidates import Candidates
 from textebm.model.convolutional import ConvolutionalGenerator
 from textebm.model.decoding import Decoding, decode
 from textebm.model.encoder import DiagonalGaussian, SentenceEncoder
-from textebm.model.energy import make_prior
+from textebm.model.energy import GaussianPrior, make_prior
 from textebm.model.generators import Batch, Computation, ConditionedLikelihood, Generator
 from textebm.model.image_batch import ImageShape
 from textebm.model.image_encoder import ImageEncoder
@@ -140,6 +140,11 @@ class LatentModel(nn.Module):
     def method(self) -> InferenceMethod:
         """How z is inferred."""
         return inference.METHODS[self.config.inference.kind]
+
+    @property
+    def inference_prior(self) -> GaussianPrior:
+        """Under which z is inferred: the prior, or the reference Gaussian that it tilts (`inference.prior`)."""
+        return self.prior if self.config.inference.prior == "learned" else self.prior.reference
 
     @property
     def device(self) -> torch.device:

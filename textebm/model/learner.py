@@ -417,7 +417,7 @@ class Learner:
         tally.add(part.share, log_prob=log_prob, posterior_displacement=moved)
         if inferred.q is not None:
             with torch.no_grad():
-                kl = kl_divergence(inferred.q, inferred.start, self.model.prior).mean()
+                kl = kl_divergence(inferred.q, inferred.start, self.model.inference_prior).mean()
             tally.add(part.share, kl=kl, encoder_loss=of_encoder)
 
     def _infer(self, x: Batch, *key: int, start: Tensor | None = None) -> tuple[ConditionedLikelihood, Inferred]:
@@ -558,7 +558,7 @@ class Learner:
     def _encoder_loss(self, inferred: Inferred, number: int) -> Tensor:
         """What the encoder descends besides −log p(x|z) at a learning step."""
         weight = self._kl_weight(number)
-        return self.model.method.encoder_loss(inferred, self.model.prior, self.config.bound, weight)
+        return self.model.method.encoder_loss(inferred, self.model.inference_prior, self.config.bound, weight)
 
     def _kl_weight(self, number: int) -> float:
         return kl_weight(self.config.bound, number, self.steps_per_epoch * self.config.epochs)
