@@ -223,8 +223,8 @@ class InferenceConfig:
     """rms: each dimension's step is divided by the running RMS of its gradients over the batch (pSGLD, Li et al., AAAI
     2016)."""
     prior: Literal["learned", "reference"] = "learned"
-    """Under which prior z is inferred: the learned one, as in the paper; or the reference Gaussian, so that the generator
-    is that of a Gaussian prior, and the tilt is learned of where its posteriors lie without moving them."""
+    """Under which prior z is inferred: the learned one, as in the paper; or the reference Gaussian, so that the
+    generator is that of a Gaussian prior, and the tilt learns where its posteriors lie without moving them."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "inference.steps", self.steps, "1 or more")
