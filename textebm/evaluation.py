@@ -84,12 +84,12 @@ class LatentFigures:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderFigures(LatentFigures):
-    """What is measured besides where there is an encoder."""
+    """What is measured besides where an encoder gives a bound (see `has_bound`)."""
 
     kl: float
-    """Mean KL(q(z|x) ‖ p(z)) a sample in nats, up to log Z of an EBM prior, from one sample of q."""
+    """Mean KL(q(z|x) ‖ p(z)) a sample in nats, from one sample of q."""
     negative_elbo: float
-    """Mean −log p(x|z) + KL(q(z|x) ‖ p(z)) at the same sample: with a Gaussian prior, an upper bound on −log p(x)."""
+    """Mean −log p(x|z) + KL(q(z|x) ‖ p(z)) at the same sample: an upper bound on −log p(x)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +252,7 @@ def validate(
     if not model.config.prior.dimensions:
         return ExactValidation(len(rows), tokens, words, _exact_nll(model, text, rows, batch_size, world))
     figures = latent_figures(model, text, seed, rows, batch_size, prior_steps, world)
-    kind = Validation if model.encoder is None else EncoderValidation
+    kind = EncoderValidation if has_bound(model) else Validation
     return kind(**figures, sentences=len(rows), tokens=tokens, words=words)
 
 
@@ -278,7 +278,7 @@ def validate_images(
     """
     rows = spread(len(images), most)
     figures = latent_figures(model, images, seed, rows, batch_size, prior_steps, world)
-    kind = ImageValidation if model.encoder is None else ImageEncoderValidation
+    kind = ImageEncoderValidation if has_bound(model) else ImageValidation
     painter = model.painter
     return kind(**figures, images=len(rows), dimensions=painter.shape.dimensions, sigma=painter.config.sigma)
 
@@ -303,7 +303,7 @@ def latent_figures(
         prior_steps: length of the prior chain (default: K0 as in training).
         world: the processes that share the batches; the figures are those of one process.
     """
-    kind = LatentFigures if model.encoder is None else EncoderFigures
+    kind = EncoderFigures if has_bound(model) else LatentFigures
     names = [f.name for f in dataclasses.fields(kind)]
     groups = data.groups(rows, batch_size)
 
@@ -354,7 +354,7 @@ def _score_batch(
         figures = [-conditioned.log_prob(z) for z in latents]
         figures += [model.energy(z) for z in latents]
         figures += [z.norm(dim=1) for z in (posterior, prior, posterior - start, prior - begun)]
-        if q is not None:  # start is the sample of q
+        if q is not None and has_bound(model):  # start is the sample of q
             kl = kl_divergence(q, start, model.prior)
             figures += [kl, kl - conditioned.log_prob(start)]
     return torch.stack([f.double().sum() for f in figures])
@@ -419,6 +419,11 @@ def active_units(
     else:
         variance = information.variance_of_means(posterior_chains(model, data, seed, sentences, chains, batch_size))
     return int((variance > ACTIVE_VARIANCE).sum()), variance.tolist()
+
+
+def has_bound(model: LatentModel) -> bool:
+    """Whether an encoder gives a bound on the likelihood: under a tilted prior it would be one up to log Z."""
+    return model.encoder is not None and not model.config.prior.is_tilted
 
 
 def has_density(model: LatentModel) -> bool:

@@ -488,7 +488,7 @@ class _Run:
         if best:
             self.progress = dataclasses.replace(self.progress, best_score=score, best_step=self.progress.step)
         self.validated_at = self.progress.step
-        self._log("valid", **{**units, **measured.to_dict()}, best=best, samples=samples)
+        self._log("valid", **{**measured.to_dict(), **units}, best=best, samples=samples)  # the KL is of `density`
         self._save(best)
         memory.give_back()
 

@@ -177,6 +177,45 @@ def test_without_an_encoder_there_is_nothing_to_ask(make_batch):
         make("short-run")[0].encode(make_batch(SENTENCES))
 
 
+@pytest.mark.parametrize("prior", ["ebm", "ratio"])
+@pytest.mark.parametrize("kind", KINDS)
+class TestUnderTheReferencePrior:
+    """With `inference.prior: reference` all but the tilt is the model with a Gaussian prior."""
+
+    def twins(self, kind: str, prior: str) -> tuple[tuple[LatentModel, Config], tuple[LatentModel, Config]]:
+        """A model with this prior, and the one with a Gaussian prior that has its other weights."""
+        tilted, config = make(kind, prior, lr=1e-2, energy_lr=1e-2)
+        inferred = dataclasses.replace(config.inference, prior="reference")
+        config = dataclasses.replace(config, inference=inferred)
+        tilted.config = dataclasses.replace(tilted.config, inference=inferred)
+        gaussian, plain = make(kind, "gaussian", lr=1e-2, energy_lr=1e-2)
+        rest = {name: w for name, w in tilted.state_dict().items() if not name.startswith("prior.")}
+        gaussian.load_state_dict(rest, strict=False)
+        return (tilted, config), (gaussian, plain)
+
+    def test_z_is_inferred_as_under_a_gaussian_prior(self, kind, prior, make_batch):
+        (tilted, _), (gaussian, _) = self.twins(kind, prior)
+        x = make_batch(SENTENCES)
+        both = [model.infer(x, torch.Generator().manual_seed(1)) for model in (tilted, gaussian)]
+        assert torch.equal(*both)
+        learned = dataclasses.replace(tilted.config.inference, prior="learned")
+        tilted.config = dataclasses.replace(tilted.config, inference=learned)
+        if tilted.method.has_chain and prior == "ebm":  # what the setting is for
+            assert not torch.allclose(both[0], tilted.infer(x, torch.Generator().manual_seed(1)))
+
+    def test_steps_teach_all_else_what_they_teach_the_gaussian_twin(self, kind, prior, make_batch):
+        twins = self.twins(kind, prior)
+        before = [weight.clone() for weight in twins[0][0].prior.parameters()]
+        for model, config in twins:
+            learner, chains = Learner(model, config, 1), chains_for(model, 3)
+            for number in range(2):
+                learner.step(make_batch(SENTENCES), number, chains)
+        (tilted, _), (gaussian, _) = twins
+        taught = gaussian.state_dict()
+        assert all(torch.equal(w, taught[n]) for n, w in tilted.state_dict().items() if not n.startswith("prior."))
+        assert not all(map(torch.equal, before, tilted.prior.parameters()))
+
+
 class TestEncoderLearns:
     @pytest.mark.parametrize("prior", PRIORS_OF_Z)
     @pytest.mark.parametrize("kind", ENCODERS)
