@@ -390,6 +390,8 @@ class OptimiserConfig:
     """Largest gradient norm of the generator (0: no clipping)."""
     energy_lr: float = 1e-4
     """Learning rate of the EBM."""
+    energy_start: float = 0.0
+    """Share of the run's learning steps during which the EBM stands still, and learns afterwards."""
     energy_weight_decay: float = 0.0
     """Weight decay of the EBM, added to its gradient (Adam's L2)."""
     energy_clip: float = 1.0
@@ -417,6 +419,7 @@ class OptimiserConfig:
             _require(getattr(self, key) > 0, f"optimiser.{key}", getattr(self, key), "positive")
         for key in ("clip", "energy_clip", "energy_weight_decay", "sampler_clip"):
             _require(getattr(self, key) >= 0, f"optimiser.{key}", getattr(self, key), "0 or more")
+        _require(0 <= self.energy_start < 1, "optimiser.energy_start", self.energy_start, "in [0, 1)")
         for key in ("encoder_lr", "sampler_lr"):
             rate = getattr(self, key)
             _require(rate is None or rate > 0, f"optimiser.{key}", rate, "positive")
@@ -578,6 +581,12 @@ class Config:
             "prior.persistent",
             self.prior.persistent,
             f"0 with sampler.prior_start = {self.sampler.prior_start}, where the start of each prior chain is drawn",
+        )
+        _require(
+            self.optimiser.energy_start == 0 or self.prior.kind != "ratio",
+            "optimiser.energy_start",
+            self.optimiser.energy_start,
+            "0 with prior.kind = ratio, whose ratios are learned in an order of their own",
         )
         self._require_an_encoder_where_one_is_needed()
 

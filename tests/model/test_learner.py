@@ -391,6 +391,18 @@ class TestLearningRate:
         config = OptimiserConfig(warmup_steps=4)
         assert [learning_rate_factor(config, step, 10, 2) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
 
+    def test_the_ebm_stands_still_until_its_share_of_the_steps(self, make_batch):
+        model, config = model_and_config(lr=0.1, energy_lr=0.1, energy_start=0.5)
+        learner = Learner(model, dataclasses.replace(config, epochs=2), steps_per_epoch=2)
+        moved = []
+        for number in range(4):
+            before = [weight.clone() for weight in model.prior.parameters()], model.generator.state_dict()
+            generator = {name: weight.clone() for name, weight in before[1].items()}
+            learner.step(make_batch([[5], [4, 5]]), number)
+            moved.append(not all(map(torch.equal, before[0], model.prior.parameters())))
+            assert not all(torch.equal(w, generator[n]) for n, w in model.generator.state_dict().items())
+        assert moved == [False, False, True, True]
+
     def test_the_learner_sets_both_rates(self, make_batch):
         model, config = model_and_config(lr=0.1, energy_lr=0.01, schedule="exponential", decay=0.5)
         learner = Learner(model, config, steps_per_epoch=2)

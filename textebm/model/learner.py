@@ -341,12 +341,14 @@ class Learner:
     def _set_learning_rates(self, number: int) -> None:
         settings = self.config.optimiser
         factor = learning_rate_factor(settings, number, self.steps_per_epoch, self.config.epochs)
+        waits = number < settings.energy_start * self.steps_per_epoch * self.config.epochs
+        of_energy = 0.0 if waits else settings.energy_lr
         rates = {"generator": settings.lr}
         for name, rate in (("encoder", settings.encoder_lr), ("sampler", settings.sampler_lr)):
             rates[name] = settings.lr if rate is None else rate
         for name, optimiser in self.optimisers().items():
             for group in optimiser.param_groups:
-                group["lr"] = rates.get(name, settings.energy_lr) * factor
+                group["lr"] = rates.get(name, of_energy) * factor
 
     def _parts(self, x: Batch | None, number: int, update: int = 0, samples: int | None = None) -> list[Part]:
         """The parts of a batch that this process works on, one after the other.
