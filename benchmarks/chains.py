@@ -532,7 +532,7 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.plot is not None and curves:
         plot(curves, chosen.plot)
     if not chosen.no_write:
-        print(f"written: {bench.write(chosen.output).name}")
+        print(f"written: {bench.write(chosen.output, chosen.only).name}")
 
 
 if __name__ == "__main__":

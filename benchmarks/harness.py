@@ -117,11 +117,16 @@ class Bench:
         self.skipped.append(f"{self.suite}/{name}: {why}")
         print(f"{self.suite + '/' + name:44s}  skipped: {why}", flush=True)
 
-    def write(self, path: Path | None = None) -> Path:
-        """Put the rows into the file, in place of this suite's earlier ones."""
+    def write(self, path: Path | None = None, only: str = "") -> Path:
+        """Put the rows into the file, in place of this suite's earlier ones; of a part, of those of the same names."""
         path = path or RESULTS / f"bench-{hardware.hardware_class(self.device)}.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        kept = [row for row in known if not row["name"].startswith(f"{self.suite}/")]
+        measured = {row["name"] for row in self.rows}
+        kept = [
+            row
+            for row in known
+            if not row["name"].startswith(f"{self.suite}/") or (only and row["name"] not in measured)
+        ]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(kept + self.rows, indent=1) + "\n", encoding="utf-8")
         return path

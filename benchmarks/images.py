@@ -162,7 +162,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         bench.skip("cuda", "torch sees no CUDA device here")
     if not chosen.no_write:
-        print(f"written: {bench.write(chosen.output).name}")
+        print(f"written: {bench.write(chosen.output, chosen.only).name}")
     return 0
 
 

@@ -333,13 +333,13 @@ def main() -> None:
     path = chosen.output or harness.RESULTS / f"bench-judges-{hardware.hardware_class(device)}.json"
     print(harness.HEADER)
     lstm_rows(bench, text, recipe, 5 if chosen.quick else 10, chosen.only)
-    bench.write(path)  # at once: what comes next takes minutes
+    bench.write(path, chosen.only)  # at once: what comes next takes minutes
     if chosen.only in "judges/kenlm-score":
         kenlm_score_row(bench, text, 1 if chosen.quick else 3)
-        bench.write(path)
+        bench.write(path, chosen.only)
     if any(chosen.only in f"judges/kenlm-{name}" for name in ("memory", "rppl")):
         kenlm_file_rows(bench, text, chosen.quick, chosen.only)
-        bench.write(path)
+        bench.write(path, chosen.only)
     print(path)
 
 

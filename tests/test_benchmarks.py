@@ -55,6 +55,19 @@ def test_a_suite_replaces_its_own_rows_only(harness, tmp_path):
     assert [row["name"] for row in json.loads(path.read_text())] == ["two/b", "one/c"]
 
 
+def test_a_part_of_a_suite_replaces_its_own_rows_only(harness, tmp_path):
+    path = tmp_path / "bench.json"
+    for names, only in ((("a", "b"), ""), (("b",), "b")):
+        bench = harness.Bench("one", CPU, 1)
+        for name in names:
+            bench.add(name, "fp32", {"only": only})
+        bench.write(path, only)
+    assert [(row["name"], row["shapes"]["only"]) for row in json.loads(path.read_text())] == [
+        ("one/a", ""),
+        ("one/b", "b"),
+    ]
+
+
 def test_the_images_of_the_reference_are_ours(root, monkeypatch):
     """Same weights: the same mean image, and along a chain the same slope up to the constant of the density."""
     monkeypatch.syspath_prepend(root / "benchmarks")

@@ -747,7 +747,7 @@ class Experiment(DeviceOptions):
     """
 
     name: tyro.conf.Positional[str | None] = None
-    """Which experiment: table2, smoke."""
+    """Which experiment: table2, images, smoke."""
     only: tuple[str, ...] = ()
     """Presets, or corpora, to which it is limited (default: all)."""
     methods: tuple[str, ...] = ()

@@ -317,6 +317,7 @@ class _Run:
             processes=self.world.count,
             threads=torch.get_num_threads(),
             precision=self.learner.precision,
+            sampled_softmax=self.config.inference.sampled_softmax,
             **made_by,
             **ends,
             **({"damage": damage} if damage else {}),

@@ -229,7 +229,10 @@ class _TrainingView(ABC):
         elif line["kind"] in ("start", "resume"):
             for damage in line.get("damage", ()):
                 say(f"warning: {damage}; going on from step {line['step']}, the newest checkpoint that is whole")
-            say(self.describe_data(line["data"], f"{line['device']}, products in {line['precision']}"))
+            sampled = line["sampled_softmax"]
+            how = f"{line['device']}, products in {line['precision']}"
+            how += f", training chains over {sampled} sampled words" if sampled else ""
+            say(self.describe_data(line["data"], how))
             if line["annealing_steps"] >= line["last_step"]:
                 say(
                     f"note: this run ends at step {line['last_step']}, before the chain has its full noise (at "
@@ -297,7 +300,7 @@ def _describe_images(data: dict[str, Any], device: str) -> str:
 
 
 def _describe_errors(line: dict[str, Any]) -> str:
-    units = f"; KL {line['kl']:.2f}" if "kl" in line else ""
+    units = f"; KL {line['kl']:.2f}" if "kl" in line and "density" not in line else ""
     units += f"; {describe_use(line)}" if "active_units" in line else ""
     return (
         f"{line['reconstruction_mse']:.4f} reconstructing ({line['reconstruction_mse_unit']:.4f} in [0, 1]), "
@@ -330,7 +333,7 @@ def _describe_text(data: dict[str, Any], device: str) -> str:
 def _describe_perplexities(line: dict[str, Any]) -> str:
     if "perplexity" in line:  # of a plain language model
         return f"{line['perplexity']:.1f}"
-    units = f"; KL {line['kl']:.2f}" if "kl" in line else ""
+    units = f"; KL {line['kl']:.2f}" if "kl" in line and "density" not in line else ""
     units += f"; {describe_use(line)}" if "active_units" in line else ""
     return (
         f"{line['reconstruction_perplexity']:.1f} reconstructing, {line['prior_perplexity']:.1f} under prior samples, "
