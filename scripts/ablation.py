@@ -20,11 +20,13 @@ from typing import Any
 from textebm import checkpoint, evaluation, generation, hardware, plots
 from textebm.commands.terminal import choose_device
 from textebm.data.registry import resolve
+from textebm.experiment import Cell, Experiment
 from textebm.lm_eval import tables
 from textebm.materials.text import load_splits
 
 LATENT_SENTENCES = 200
 BASE = "lebm"
+ABLATION = Experiment("ablation", "each option beyond the paper, alone", {}, ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +36,17 @@ class Option:
     method: str
     longer: int = 1
     """Length of the prior chain at test time, in units of training's K0."""
-    settings: tuple[str, ...] = ()
-    """Options of `textebm train`, beside the method."""
+    settings: tuple[tuple[str, Any], ...] = ()
+    """Settings that are laid over the method: dotted key, value."""
 
     @property
     def run(self) -> str:
         """What its run is called, seed aside: cells that differ only in how they are measured share it."""
-        return "-".join((self.method, *(word.removeprefix("--") for word in self.settings)))
+        return "-".join((self.method, *(f"{key}={value}" for key, value in self.settings)))
+
+    def of_preset(self, preset: str, seed: int = 0) -> Cell:
+        """Its run as a cell of an experiment."""
+        return Cell(ABLATION, preset, self.method, seed, dict(self.settings))
 
 
 OPTIONS = {
@@ -51,12 +57,20 @@ OPTIONS = {
     **{
         name: Option(name)
         for name in (
-            *("lebm-decaying", "lebm-tempered", "lebm-preconditioned", "lebm-weight-decay", "lebm-ema"),
+            *(
+                "lebm-decoupled",
+                "lebm-decaying",
+                "lebm-tempered",
+                "lebm-preconditioned",
+                "lebm-weight-decay",
+                "lebm-ema",
+            ),
             *("lebm-persistent-prior", "lebm-spectral", "lebm-logsumexp", "lebm-ratio", "damc"),
         )
     },
     "lebm-persistent-prior-longer-5": Option("lebm-persistent-prior", 5),
-    "lebm-sampled-softmax": Option(BASE, settings=("--inference.sampled-softmax", "512")),
+    "lebm-exact-softmax": Option(BASE, settings=(("inference.sampled_softmax", 0),)),
+    "lebm-sampled-softmax": Option(BASE, settings=(("inference.sampled_softmax", 512),)),
 }
 """The cells by name. The persistent one has a second: such a prior is learned for long chains."""
 
@@ -78,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     place = chosen.results / Path(chosen.config).stem
     for seed in chosen.seeds:
         for name in chosen.only:
+            if is_base(name, chosen.config):
+                continue  # the preset has this setting already
             output = place / f"{name}-seed{seed}.json"
             if not output.exists():
                 result = cell(name, seed, chosen, fixed=is_measured(OPTIONS[name].run, seed, place))
@@ -95,6 +111,13 @@ def textebm(*arguments: str) -> str:
     return done.stdout
 
 
+def is_base(name: str, preset: str) -> bool:
+    """Whether a cell that is not the base would train the base's model and measure it in the same way."""
+    option = OPTIONS[name]
+    same = option.of_preset(preset).config == OPTIONS[BASE].of_preset(preset).config
+    return name != BASE and option.longer == 1 and same
+
+
 def is_measured(run: str, seed: int, place: Path) -> bool:
     """Whether a cell of this run has its file: then others of it are measured on the model as it is."""
     cells = [name for name, option in OPTIONS.items() if option.run == run]
@@ -106,8 +129,7 @@ def cell(name: str, seed: int, chosen: argparse.Namespace, fixed: bool) -> dict[
     option = OPTIONS[name]
     run_dir = chosen.runs / Path(chosen.config).stem / f"{option.run}-seed{seed}"
     data = ["--data-dir", chosen.data_dir] if chosen.data_dir else []
-    settings = ["--config", chosen.config, "--method", option.method, *option.settings, "--seed", str(seed)]
-    settings += chosen.train
+    settings = [*option.of_preset(chosen.config, seed).words, *chosen.train]
     if not fixed:
         textebm("train", *settings, *data, "--device", chosen.device, "--run-dir", str(run_dir), "--resume", "auto")
     return {"name": name, "command": f"textebm train {' '.join(settings)}", **measure(run_dir, option, chosen)}

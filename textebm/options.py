@@ -304,8 +304,8 @@ class Likelihood(ModelOptions):
     """Marginal likelihood of held-out sentences: mean −log p(x) a sentence in nats, and the perplexity a word.
 
     Of a plain language model it is exact. Of a model with z it is an upper bound of the NLL in expectation, by
-    importance weighting; the normaliser of an EBM prior is estimated from two sides, and there is no score where the
-    two disagree (docs/likelihood.md).
+    importance weighting, up to the error of an EBM prior's normaliser; that is estimated from two sides, and there is
+    no score where the two disagree (docs/likelihood.md).
 
     examples:
       textebm likelihood --n 20 --format text
