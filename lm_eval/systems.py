@@ -91,12 +91,17 @@ class Run:
     items: tuple[Item, ...]
     folder: Path
 
+    def within(self, place: Sequence[str]) -> Any:  # noqa: ANN401 (whatever stands there)
+        """What stands at a place of the result; None where nothing does."""
+        value: Any = self.content
+        for key in place:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
     def figure(self, places: Places) -> float | None:
         """A figure of the result; None where it has none."""
         for place in places:
-            value: Any = self.content
-            for key in place:
-                value = value.get(key) if isinstance(value, Mapping) else None
+            value = self.within(place)
             if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max:
                 return value
         return None
@@ -104,8 +109,8 @@ class Run:
     @property
     def doubts(self) -> list[str]:
         """What `textebm likelihood` warned of."""
-        details = (self.content.get("likelihood") or {}).get("details") or {}
-        return list(details.get("warnings") or [])
+        warnings = self.within(("likelihood", "details", "warnings"))
+        return list(map(str, warnings)) if isinstance(warnings, list) else []
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -410,18 +415,20 @@ class Systems:
     def _measured_on(self, table: Table) -> str:
         """Of which sentences the figures beside FPPL and RPPL are; nothing where no run says it."""
         runs = [run for row in self.rows(table) for run in row.runs]
-        tested = {run.figure((("test", "sentences"),)) for run in runs} - {None}
-        estimated = {
-            (run.figure((("likelihood", "details", "sentences"),)), Signature.parse(text).get("scored", "it"))
-            for run in runs
-            if isinstance(text := (run.content.get("likelihood") or {}).get("signature"), str)
-        }
-        parts = [("reconstruction NLL and NLL, z from the prior", "test", sorted(tested, key=float))] if tested else []
-        parts += [("marginal NLL and KL", split, [count]) for count, split in sorted(estimated, key=str) if count]
-        told = [
-            f"{what}: {' or '.join(f'{n:,.0f}' for n in counts)} sentences of {split}" for what, split, counts in parts
-        ]
-        return "; ".join(told)
+        found: dict[tuple[str, str], set[float]] = {}
+        """What of which split -> numbers of sentences."""
+        for run in runs:
+            if (count := run.figure((("test", "sentences"),))) is not None:
+                found.setdefault(("reconstruction NLL and NLL, z from the prior", "test"), set()).add(count)
+            signature = run.within(("likelihood", "signature"))
+            count = run.figure((("likelihood", "details", "sentences"),))
+            if isinstance(signature, str) and count is not None:
+                split = Signature.parse(signature).get("scored", "held-out text")
+                found.setdefault(("marginal NLL and KL", split), set()).add(count)
+        return "; ".join(
+            f"{what}: {' or '.join(f'{count:,.0f}' for count in sorted(counts))} sentences of {split}"
+            for (what, split), counts in found.items()
+        )
 
     def _published_apart(self) -> list[str]:
         if not self.published:
