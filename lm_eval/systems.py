@@ -405,11 +405,11 @@ class Systems:
     def _doubts(self) -> list[str]:
         """Rows whose marginal NLL is doubtful, with the first reason that is given."""
         said = []
-        for row in {row.label: row for table in self.tables for row in self.rows(table)}.values():
-            doubtful = [run for run in row.runs if run.doubts]
-            if doubtful:
+        for preset, method in dict.fromkeys((run.preset, run.method) for run in self.runs):
+            of_row = [run for run in self.runs if (run.preset, run.method) == (preset, method)]
+            if doubtful := [run for run in of_row if run.doubts]:
                 seeds = ", ".join(str(run.seed) for run in doubtful)
-                said.append(f"†: marginal NLL and KL of {row.label}, seeds {seeds}: {doubtful[0].doubts[0]}")
+                said.append(f"†: marginal NLL and KL of {method} on {preset}, seeds {seeds}: {doubtful[0].doubts[0]}")
         return said
 
     def _measured_on(self, table: Table) -> str:

@@ -242,7 +242,7 @@ class TestRows:
         assert "| 110.00 ± 0.00 † | 8.50 ± 0.00 † |" in shown
         assert "reconstruction NLL and NLL, z from the prior: 2,000 sentences of test; " in shown
         assert "marginal NLL and KL: 200 sentences of valid" in shown
-        assert "warning: †: marginal NLL and KL of sri, seeds 1: the bound may be far off" in shown
+        assert "warning: †: marginal NLL and KL of sri on ptb-small, seeds 1: the bound may be far off" in shown
 
     def test_the_kl_is_told_with_the_normaliser_or_not_at_all(self, tmp_path: Path) -> None:
         """What validation logs of an EBM prior lacks log Z, and may lie below 0."""
