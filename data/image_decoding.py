@@ -122,6 +122,8 @@ def opened(picture: Picture) -> "Image":
             if image.width * image.height > LARGEST_PIXELS:
                 raise DataError(_too_large(picture.name, f"{image.width:,}×{image.height:,} pixels"))
             image.load()
+            if image.mode == "I" and image.format != "PPM":  # the one format whose 16 bits are read into 32
+                raise DataError(f"{picture.name}: values of 32 bits; save it with 8 or 16")
             return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(_too_large(picture.name, str(error))) from None

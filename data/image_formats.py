@@ -111,7 +111,8 @@ def read_mat(path: Path) -> Images:
             found = read_arrays(path, ("X", "y"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{shown(path)}: cannot be read as a MATLAB 5 file ({error}): damaged, or cut short; copy it again"
+            f"{shown(path)}: cannot be read as a MATLAB 5 file ({error}); if it should be one, it is damaged or cut "
+            "short: copy it again"
         ) from None
     x, y = found.get("X"), found.get("y")
     if x is None or y is None:

@@ -46,7 +46,9 @@ def read_arrays(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
         if len(header) < HEADER or order is None:
             raise ValueError("it has no header of a MATLAB 5 file")
         if struct.unpack(f"{order}H", header[VERSION_AT : VERSION_AT + 2])[0] != 0x0100:
-            raise ValueError("it is of another version of MATLAB's format")
+            raise ValueError(
+                "it is of another version of MATLAB's format: of 7.3, say, which is HDF5; save it with -v7"
+            )
         rest = path.stat().st_size - HEADER
         while tag := file.read(TAG):
             kind, size = struct.unpack(f"{order}II", _whole(tag, TAG))

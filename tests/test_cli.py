@@ -134,7 +134,7 @@ class TestWrongUsage:
             (("--data", "pbt"), "did you mean 'ptb'?"),
             (("--data", "ptb"), "Where to get it"),
             (("--data", "ptb", "--data-dir", "nowhere"), "'nowhere', which is no folder"),
-            (("--data", "folder"), "holds no text file"),
+            (("--data", "folder"), "is empty: it holds neither text"),
             (("--data", "empty.txt"), "empty.txt"),
             (("--data", "bytes.txt"), "not UTF-8"),
         ],

@@ -233,6 +233,13 @@ class TestCommands:
         assert done.code == 0, done.err
         assert sorted(path.name for path in (tmp_path / "single").iterdir()) == [f"0000{i}.png" for i in range(3)]
         assert size_of(tmp_path / "single" / "00000.png") == (8, 8)
+        again = command("generate", "--model", run, "-n", 3, "--seed", 1, "--format", "png", "--output", "single")
+        assert again.code == 0, again.err
+        fewer = command("generate", "--model", run, "-n", 2, "--format", "png", "--output", "single")
+        assert fewer.code == 2  # a folder of two models' images would be measured as one
+        assert "single holds 1 pictures that this command does not write (00002.png, ...)" in " ".join(
+            fewer.err.split()
+        )
 
     def test_reconstruct_measures_the_test_split(self, run: Path, command, tmp_path: Path) -> None:
         done = command("reconstruct", "--model", run, "--format", "json")

@@ -235,6 +235,7 @@ class TestFolders:
     def test_without_text(self, training, tmp_path):
         folder = tmp_path / "folder"
         folder.mkdir()
+        assert "'folder' is empty: it holds neither text (names in .txt or .jsonl) nor pictures" in training("folder")
         (folder / "notes.md").write_text(LINES)
         assert "'folder' holds no text file: no name in it ends in .txt or .jsonl" in training("folder")
         (folder / "train.parquet").touch()

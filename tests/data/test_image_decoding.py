@@ -123,10 +123,17 @@ class TestModes:
         ("kind", "said"), [(np.float32, "values with a fraction"), (np.int32, "values of 32 bits")]
     )
     def test_values_that_are_no_bytes(self, kind, said):
-        raw = io.BytesIO()
-        Image.fromarray(np.full((8, 8), 70000, kind)).save(raw, "TIFF")
-        with pytest.raises(DataError, match=f"the picture: {said}"):
-            fit(raw.getvalue())
+        for value in (70000, 200):
+            raw = io.BytesIO()
+            Image.fromarray(np.full((8, 8), value, kind)).save(raw, "TIFF")
+            with pytest.raises(DataError, match=f"the picture: {said}"):
+                fit(raw.getvalue())
+
+    def test_sixteen_bits_of_a_format_that_is_read_into_32(self):
+        values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+        fitted, mode = fit(b"P5 8 8 65535\n" + values.astype(">u2").tobytes(), channels=1)
+        assert np.array_equal(fitted[0], values >> 8)
+        assert mode.startswith("I")
 
     def test_a_photograph_is_turned_as_its_camera_says(self, write):
         pixels = write.pixels(1, 8)[0]

@@ -34,6 +34,8 @@ def generate(chosen: options.Generate, folder: Path) -> int:
     model = image_generation.load(folder, choose_device(chosen.device))
     n, single = chosen.n or IMAGES, chosen.format == "png"
     output = chosen.output or ("generated" if single else "generated.png")
+    if single:
+        _require_no_others(Path(output), n)
     world = processes.world()
     drawn = image_generation.generate(model, n, chosen.seed, chosen.prior_steps, world)
     if not world.first:
@@ -52,6 +54,21 @@ def generate(chosen: options.Generate, folder: Path) -> int:
             image_generation.write_grid(Path(output), torch.cat(shown))
     say(f"{n:,} images: {output}")
     return 0
+
+
+def _require_no_others(folder: Path, n: int) -> None:
+    """Check that a folder holds no picture but those that n images will replace: what measures it takes all of them.
+
+    Raises:
+        UsageError: it does.
+    """
+    names = {f"{number:05}.png" for number in range(n)}
+    others = sorted(path.name for path in folder.glob("*.png") if path.name not in names) if folder.is_dir() else []
+    if others:
+        raise UsageError(
+            f"{folder} holds {len(others):,} pictures that this command does not write ({others[0]}, ...): name an "
+            "empty folder with --output"
+        )
 
 
 def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:

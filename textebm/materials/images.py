@@ -69,7 +69,8 @@ class ImageMaterial(Material):
             model: its folder, a checkpoint.
             data: which images (default: its own).
             data_dir: where local copies are (default: where they were).
-            whole_train: whether train keeps what is held out as valid (default: as in its run).
+            whole_train: whether train is the published one: with what its run holds out as valid, and all images
+                where its run takes some (default: as in its run).
 
         Raises:
             DataError: there are none.
@@ -80,7 +81,9 @@ class ImageMaterial(Material):
         if shape is None:
             raise UsageError(OF_TEXT)
         images = dataclasses.replace(config.images, size=shape.height, channels=1 if shape.channels == 1 else 3)
-        images = images if whole_train is None else dataclasses.replace(images, whole_train=whole_train)
+        if whole_train is not None:
+            most = None if whole_train else images.max_images
+            images = dataclasses.replace(images, whole_train=whole_train, max_images=most)
         data, data_dir = data or config.data, data_dir or config.data_dir
         return ImageMaterial.resolve(dataclasses.replace(config, images=images, data=data, data_dir=data_dir))
 
