@@ -616,7 +616,7 @@ def results(data: bytes, folder: Path) -> None:
     if b'"preset"' not in data:
         return
     runs = [read_run(mine), read_run(_put(folder, "other.json", _results()[2].replace(b"a-0", b"b-0")))]
-    systems = Systems(runs, against=runs[1].method, published=True)
+    systems = Systems(runs, against=[runs[1].method], published=True)
     for form in ("text", "json", "csv", "markdown"):
         systems.render(form)
 

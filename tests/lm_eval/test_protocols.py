@@ -249,7 +249,7 @@ class TestHeadline:
             ({"max_length": 5}, "5 words at most", "max_length:5"),
             ({"decoding": "greedy"}, "decoding is greedy", "decoding:greedy"),
             ({"headline_n": 7}, "more than the headline protocol's 7", "n:400"),
-            ({"protocol": "arae-ngram"}, "protocol of others", "judge:arae-ngram"),
+            ({"protocol": "arae-ngram"}, "not the headline protocol", "judge:arae-ngram"),
         ],
     )
     def test_departures(self, given: dict[str, object], said: str, fact: str) -> None:
