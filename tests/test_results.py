@@ -243,6 +243,16 @@ def test_the_readme_quotes_what_the_tilt_is_worth() -> None:
         assert f"| {corpus.upper()}, difference (95 % interval) | {' | '.join(cells)} | | |" in readme
 
 
+def test_the_readme_quotes_the_tilt_beside_the_generator() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    cell = read(ROOT / "results" / "table2" / "ptb-small-lebm-decoupled-tempered-t05-seed0.json")
+    fppl, rppl, test = cell["fppl"]["score"], cell["rppl"]["score"], cell["test"]
+    assert (
+        f"FPPL {fppl:.1f} and RPPL {rppl:.1f}, NLL {test['reconstruction_nll']:.1f} reconstructing and "
+        f"{test['prior_nll']:.1f} with z from the prior" in text
+    )
+
+
 def test_the_readme_quotes_the_two_priors_at_temperature_1() -> None:
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     cells = {
