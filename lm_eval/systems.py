@@ -149,6 +149,14 @@ def read_run(path: Path) -> Run:
     return Run(*facts, content, tuple(items), path.parent)
 
 
+def by_row(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Preset and method -> the runs of both, in the order in which they come."""
+    grouped: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        grouped.setdefault((run.preset, run.method), []).append(run)
+    return grouped
+
+
 @dataclass(frozen=True)
 class Row:
     """The runs of a method on a preset, whose scores stand in one table."""
@@ -291,8 +299,7 @@ class Systems:
     def _unlike_settings(self) -> list[str]:
         """Rows whose runs are not of the same settings, so that their mean is of nothing."""
         said = []
-        for preset, method in dict.fromkeys((run.preset, run.method) for run in self.runs):
-            of_row = [run for run in self.runs if (run.preset, run.method) == (preset, method)]
+        for (preset, method), of_row in by_row(self.runs).items():
             values: dict[str, list[Any]] = {}
             for run in of_row:  # a setting that a run does not name came later: then it had no other value
                 for key, value in run.settings.items():
@@ -307,12 +314,9 @@ class Systems:
         """The rows of a table: methods, on each preset."""
         there = [run for run in self.runs if run.name in table.items]
         presets = {run.preset for run in there}
-        grouped: dict[tuple[str, str], list[Run]] = {}
-        for run in there:
-            grouped.setdefault((run.preset, run.method), []).append(run)
         return [
             Row(f"{method} ({preset})" if len(presets) > 1 else method, preset, method, tuple(of_row))
-            for (preset, method), of_row in grouped.items()
+            for (preset, method), of_row in by_row(there).items()
         ]
 
     # ---- differences
@@ -405,8 +409,7 @@ class Systems:
     def _doubts(self) -> list[str]:
         """Rows whose marginal NLL is doubtful, with the first reason that is given."""
         said = []
-        for preset, method in dict.fromkeys((run.preset, run.method) for run in self.runs):
-            of_row = [run for run in self.runs if (run.preset, run.method) == (preset, method)]
+        for (preset, method), of_row in by_row(self.runs).items():
             if doubtful := [run for run in of_row if run.doubts]:
                 seeds = ", ".join(str(run.seed) for run in doubtful)
                 said.append(f"†: marginal NLL and KL of {method} on {preset}, seeds {seeds}: {doubtful[0].doubts[0]}")
