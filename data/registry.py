@@ -482,10 +482,10 @@ def _text_files(folder: Path) -> tuple[Path, ...]:
             if not name.startswith(".") and path.is_file():
                 (found if TEXT_NAME.search(name) else others).append(path)
     if not found:
-        tables = sorted(path.name for path in others if path.suffix in TABLES)
-        hint = f"; it holds {shown(tables[0])}: --data hf:{folder} reads a data set" if tables else ""
         if not others:
             raise DataError(f"{str(folder)!r} is empty: it holds neither text (names in .txt or .jsonl) nor pictures")
+        tables = sorted(path.name for path in others if path.suffix in TABLES)
+        hint = f"; it holds {shown(tables[0])}: --data hf:{folder} reads a data set" if tables else ""
         raise DataError(
             f"{str(folder)!r} holds no text file: no name in it ends in .txt or .jsonl (also with .gz or .xz){hint}"
         )

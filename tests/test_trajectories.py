@@ -136,6 +136,16 @@ def test_a_lost_state_of_the_learner_is_said(command, tiny_config, tmp_path):
     assert "learner.safetensors" in done.err
 
 
+@pytest.mark.parametrize(("kind", "sampled"), [("short-run", 5), ("amortised", 0)])
+def test_the_log_names_a_sampled_softmax_where_a_chain_has_it(command, tiny_config, tmp_path, kind, sampled):
+    words = ("--inference.kind", kind, "--inference.sampled-softmax", 5, "--max-steps", 1)
+    done = command("train", "--config", tiny_config, "--run-dir", tmp_path / "run", "--device", "cpu", *words)
+    assert done.code == 0, done.err
+    begun = json.loads((tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert begun["sampled_softmax"] == sampled
+    assert ("training chains over 5 sampled words" in " ".join(done.err.split())) == (sampled > 0)
+
+
 @pytest.mark.parametrize("words", [("--batch-tokens", 200, "--inference.sampled-softmax", 9), ("--precision", "fp16")])
 def test_resumed_as_if_never_stopped(command, tiny_config, tmp_path, words):
     whole = run(command, tiny_config, tmp_path / "whole", *words)

@@ -307,8 +307,8 @@ class _Run:
         if not self.world.first:
             return
         made_by = {"commit": hardware.commit(), "hardware": hardware.hardware_class(self.device)}
-        annealing = self.config.inference.annealing_steps if self.model.method.has_chain else 0
-        ends = {"last_step": self._last_step(), "annealing_steps": annealing}
+        inference, has_chain = self.config.inference, self.model.method.has_chain
+        ends = {"last_step": self._last_step(), "annealing_steps": inference.annealing_steps if has_chain else 0}
         kind = "start" if last is None else "resume"
         self._log(
             kind,
@@ -317,7 +317,7 @@ class _Run:
             processes=self.world.count,
             threads=torch.get_num_threads(),
             precision=self.learner.precision,
-            sampled_softmax=self.config.inference.sampled_softmax,
+            sampled_softmax=inference.sampled_softmax if has_chain else 0,
             **made_by,
             **ends,
             **({"damage": damage} if damage else {}),

@@ -396,11 +396,12 @@ class TestLearningRate:
         learner = Learner(model, dataclasses.replace(config, epochs=2), steps_per_epoch=2)
         moved = []
         for number in range(4):
-            before = [weight.clone() for weight in model.prior.parameters()], model.generator.state_dict()
-            generator = {name: weight.clone() for name, weight in before[1].items()}
+            parts = (model.prior, model.generator)
+            before = [[weight.clone() for weight in part.parameters()] for part in parts]
             learner.step(make_batch([[5], [4, 5]]), number)
-            moved.append(not all(map(torch.equal, before[0], model.prior.parameters())))
-            assert not all(torch.equal(w, generator[n]) for n, w in model.generator.state_dict().items())
+            still = [all(map(torch.equal, old, part.parameters())) for old, part in zip(before, parts, strict=True)]
+            moved.append(not still[0])
+            assert not still[1]
         assert moved == [False, False, True, True]
 
     def test_the_learner_sets_both_rates(self, make_batch):
