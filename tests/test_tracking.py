@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -159,6 +160,21 @@ class TestTensorBoard:
             steps = [line["step"] for line in logged(tmp_path, kind)]
             assert scalar_steps(tmp_path, f"{kind}/seconds") == steps == sorted(set(steps))
         assert len([*(tmp_path / "tensorboard").glob("*/hparams.yml")]) == 1
+
+    def test_sittings_of_one_second_are_read_in_their_order(
+        self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The last part of a file's name is a count, which sorts by its digits: 10 before 9."""
+        from tensorboard.summary.writer import event_file_writer
+
+        sitting(config, tmp_path, ["tensorboard"], max_steps=10)
+        monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+        for file in [*(tmp_path / "tensorboard").rglob("events.out.tfevents.*")]:
+            *name, _ = file.name.split(".")
+            name[3] = str(int(time.time()))
+            file.rename(file.with_name(".".join([*name, "9"])))
+        sitting(config, tmp_path, ["tensorboard"], resume=True, max_steps=23)
+        assert scalar_steps(tmp_path, "train/log_prob") == [10, 20, 23]
 
     def test_images(self, tmp_path: Path, tiny_image_config: Path) -> None:
         pytest.importorskip("PIL", reason="needs Pillow")

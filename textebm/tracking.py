@@ -7,6 +7,7 @@ it and without. Where it fails, that is said once and the run goes on.
 import dataclasses
 import json
 import secrets
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -228,6 +229,7 @@ class _TensorBoard(_Feed):
     def make(self, run_dir: Path, name: str, step: int) -> Any:  # noqa: ANN401
         from accelerate.tracking import TensorBoardTracker
 
+        _wait_for_a_later_name(run_dir / "tensorboard")
         return TensorBoardTracker("tensorboard", str(run_dir), purge_step=step + 1)
 
     def show_sentences(self, key: str, sentences: Sequence[str], step: int) -> None:
@@ -239,6 +241,18 @@ class _TensorBoard(_Feed):
 
         grids = {key: np.stack([np.asarray(picture) for picture in self.pictures(files)])}
         self.tracker.log_images(grids, step=step, dataformats="NHWC")
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Wait, a second at most, until a new file of events sorts after those of earlier sittings.
+
+    TensorBoard reads them by name, and a name begins with the second in which its file was made: of two sittings in
+    one second, the later one could be read first.
+    """
+    made = [file.name.split(".")[3] for file in folder.rglob("events.out.tfevents.*")]
+    latest = max((int(second) for second in made if second.isdigit()), default=0)
+    if latest >= int(time.time()):
+        time.sleep(min(1.0, latest + 1 - time.time()))
 
 
 class _WandB(_Feed):
