@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -97,6 +97,17 @@ class Fitting:
         side = min(size)
         left, top = (size[0] - side) // 2, (size[1] - side) // 2
         return left, top, left + side, top + side
+
+
+@dataclass(frozen=True)
+class FittingOfAny(Fitting):
+    """The same for pictures that a user names: those that are no images of CelebA, which the authors' crop is of, are
+    cropped to the centred square, whatever a model was trained on.
+    """
+
+    def _box(self, picture: Picture, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        fitting = self if size == CELEBA_SIZE else replace(self, crop="centre")
+        return Fitting._box(fitting, picture, size)
 
 
 def opened(picture: Picture) -> "Image":

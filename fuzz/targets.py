@@ -636,7 +636,7 @@ def image_results(data: bytes, folder: Path) -> None:
     path = _put(folder, "mine.json", data)
     is_image_run(path)
     run, other = read_image_run(path), read_image_run(_put(folder, "valid.json", _image_results()[0]))
-    systems = ImageSystems([run, dataclasses.replace(other, name="other", method="other")], against=run.method)
+    systems = ImageSystems([run, dataclasses.replace(other, name="other", method="other")], against=[run.method])
     for form in ("text", "json", "csv", "markdown"):
         systems.render(form)
 

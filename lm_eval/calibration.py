@@ -16,13 +16,10 @@ from textebm.lm_eval import bootstrap
 from textebm.lm_eval.corpus import UNKNOWN, Corpus, Sentences, Vocabulary
 from textebm.lm_eval.judge import Judge
 from textebm.lm_eval.recipes import RECIPES, Recipe, get_recipe
-from textebm.lm_eval.signature import Signature
+from textebm.lm_eval.signature import SHORT, Signature
 
 KENLM, LSTM = "kenlm5", "lstm-sentence"
 JUDGES = (KENLM, LSTM)
-
-SHORT = 12
-"""Digits of a SHA-256 that stand in a signature."""
 
 
 @dataclass(frozen=True)

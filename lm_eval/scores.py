@@ -19,15 +19,13 @@ from textebm.lm_eval.judge import Judge
 from textebm.lm_eval.judging import JudgeOptions, Observe, score_sentences, train_judge
 from textebm.lm_eval.perplexity import SentenceScores
 from textebm.lm_eval.protocols import DEFAULT_PROTOCOL, NOT_FILTERED, UNKNOWN_DECODING, get_protocol
-from textebm.lm_eval.signature import Signature
+from textebm.lm_eval.signature import SHORT, Signature
 
 Text = Corpus | Sentences
 """A corpus, a file (plain, .gz, .xz, .jsonl), the sentences themselves, or a function that gives them anew."""
 
 Metric = Literal["fppl", "rppl"]
 
-SHORT = 12
-"""Digits of a SHA-256 that stand in a signature."""
 
 AS_IS = "as-is"
 """Text policy of a corpus whose words are measured as they stand in it."""

@@ -12,6 +12,9 @@ Weight = Literal["decisive", "implementation", "uncertainty"]
 agree but for rounding; `uncertainty`, the score is the same and its interval is not, or it is a looser or a tighter
 bound of the same."""
 
+SHORT = 12
+"""Digits of a SHA-256 that a signature has: enough to tell contents apart."""
+
 KNOWN: dict[str, tuple[Weight, str]] = {
     "metric": (
         "decisive",
@@ -24,7 +27,7 @@ KNOWN: dict[str, tuple[Weight, str]] = {
     "data": ("decisive", "name of the real corpus"),
     "train": ("decisive", "first digits of the SHA-256 of the real training split's sentences"),
     "valid": ("decisive", "the same of the real validation split, which stopped the training of a neural judge"),
-    "test": ("decisive", "first digits of the SHA-256 of the real text that was scored"),
+    "test": ("decisive", "first digits of the SHA-256 of the real text, or of the pixels of the images, scored"),
     "text": ("decisive", "how the real text was changed before it was measured; absent where it was taken as it is"),
     "n": ("decisive", "number of generated sentences, or images"),
     "decoding": (
@@ -74,6 +77,17 @@ KNOWN: dict[str, tuple[Weight, str]] = {
     "seed": ("uncertainty", "seed of the interval, and of the judge where it has one"),
     "scored": ("decisive", "split of the real corpus that was scored"),
     "sentences": ("decisive", "number of its sentences that were scored, spread evenly over it"),
+    "images": ("decisive", "number of images that were scored"),
+    "shape": ("decisive", "channels, height and width of an image, as the model makes it"),
+    "crop": (
+        "decisive",
+        "part of a picture that was kept: centre, the largest square in its middle; authors, of images of CelebA that "
+        "of the code of Pang et al. (2020)",
+    ),
+    "scale": ("decisive", "values of a pixel: black to white"),
+    "inference": ("decisive", "how z was inferred: chain, by Langevin dynamics; amortised, by an encoder; or both"),
+    "steps": ("decisive", "steps of that chain"),
+    "max-images": ("decisive", "most training images that were taken; absent: all of them"),
     "bound": (
         "uncertainty",
         "exact: the likelihood itself; upper: an importance-weighted bound, which the NLL is at most in expectation",

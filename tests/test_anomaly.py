@@ -315,7 +315,8 @@ class TestProgram:
             (("--held-out", "lion"), 2, "has no class 'lion'; its classes: a, b, odd"),
             (("--held-out", "a", "--seeds", 0), 2, "seeds is 0"),
             (("--held-out", "a", "--max-minutes", 0), 2, "max_minutes is 0"),
-            (("--anomalies", "other.txt"), 2, "name it with --model"),
+            (("--anomalies", "other.txt"), 2, "--config is of runs to be trained"),
+            (("--held-out", "a", "--per-token"), 2, "--per-token is of sentences"),
         ],
     )
     def test_what_makes_no_sense_is_said(self, words, code, said, tiny: Path, command) -> None:
@@ -331,6 +332,13 @@ class TestProgram:
         done = command("anomaly", "--model", "all", "--prior.steps", 7)
         assert done.code == 2
         assert "its settings are its own: prior.steps was 4 and is 7" in done.err
+
+    def test_options_of_training_say_nothing_to_a_trained_model(self, tiny: Path, command) -> None:
+        assert command("train", "--config", tiny, "--run-dir", "all", "--max-steps", 1).code == 0
+        for words in (("--splits", "B"), ("--seeds", 3), ("--last", 2), ("--method", "sri")):
+            done = command("anomaly", "--model", "all", *words)
+            assert done.code == 2
+            assert f"{words[0]} is of runs to be trained, and a trained model is scored" in done.err
 
 
 class TestText:
@@ -350,6 +358,19 @@ class TestText:
         assert per_token["score"] > cell["base_rate"] + 0.2  # word order is off: more nats a word
         lines = command(*words, "--format", "text").lines
         assert any(line.startswith("AUROC") for line in lines)
+
+    def test_the_newest_run_is_taken(self, trained_run: Path, command, tmp_path: Path) -> None:
+        (tmp_path / "other.txt").write_text("king king today small a the a\n" * 8, encoding="utf-8")
+        words = ("anomaly", "--anomalies", "other.txt", "--resamples", 20)
+        named = command(*words, "--model", trained_run)
+        shutil.copytree(trained_run, tmp_path / "runs" / "mine")
+        done = command(*words)
+        assert done.code == 0, done.err
+        assert "model: the newest run, runs/mine" in done.err
+        assert json.loads(done.out) == json.loads(named.out)
+        refused = command(*words, "--held-out", "1")
+        assert refused.code == 2
+        assert "--held-out is of classes of images, and the model writes sentences" in refused.err
 
     def test_it_wants_sentences(self, trained_run: Path, command) -> None:
         for words, said in (((), "wants --anomalies"), (("--anomalies", "none.txt"), "none.txt does not exist")):

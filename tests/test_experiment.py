@@ -412,7 +412,7 @@ class TestImages:
         assert asked == ["train", "reconstruct", "fid"] * 2
         assert sitting(tmp_path, run).state(cell) == "done"
         runs = [read_image_run(path) for path in sorted((tmp_path / "results" / "images").glob("*.json"))]
-        assert {each.metric for each in ImageSystems(runs, against="sri").differences} == {"mse", "frechet"}
+        assert {each.metric for each in ImageSystems(runs, against=["sri"]).differences} == {"mse", "frechet"}
 
     def test_what_was_measured_is_not_measured_again(self, squares: Experiment, tmp_path: Path) -> None:
         (cell,) = plan(squares, methods=["lebm"], seeds=1).cells

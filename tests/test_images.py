@@ -1,12 +1,14 @@
 """Images through the real program: the same loop, learner, chains and checkpoints as text."""
 
 import ast
+import dataclasses
 import json
 import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ from safetensors.torch import load_file
 from textebm import checkpoint, evaluation, image_generation
 from textebm.cli import main
 from textebm.config import load_config
+from textebm.lm_eval.signature import KNOWN, Signature
 from textebm.materials import ImageMaterial, TextMaterial, material_of
+from textebm.model.image_batch import ImageShape
 from textebm.model.inference import METHODS
 
 STEPS, EPOCH = 18, 6  # of the tiny configuration
@@ -249,7 +253,16 @@ class TestCommands:
         assert found["interval"][0] < found["score"] < found["interval"][1]
         assert found["details"]["mse_unit"] == pytest.approx(found["score"] / 4)
         assert found["details"]["images"] == 20
-        assert "images:20|scale:-1..1|inference:short-run|steps:4" in found["signature"]
+        facts = Signature.parse(found["signature"])
+        assert {key: facts[key] for key in ("images", "shape", "crop", "scale", "inference", "steps")} == {
+            "images": "20",
+            "shape": "3×8×8",
+            "crop": "centre",
+            "scale": "-1..1",
+            "inference": "short-run",
+            "steps": "4",
+        }
+        assert all(key in KNOWN for key in facts)
         assert size_of(tmp_path / "reconstructions.png") == (8 * 10 - 2, 6 * 10 - 2)  # 3 rows of 8 pairs
         last = log_of(run, "valid")[-1]["reconstruction_mse"]
         assert found["score"] == pytest.approx(last, rel=0.5)
@@ -266,8 +279,50 @@ class TestCommands:
             command("reconstruct", path, "--model", run, "--format", "json") for path in ("others", "others/000.png")
         )
         assert (whole.code, one.code) == (0, 0), whole.err + one.err
-        assert json.loads(whole.out)["details"]["images"] == 3
+        found = json.loads(whole.out)
+        assert found["details"]["images"] == 3
         assert json.loads(one.out)["details"]["images"] == 1
+        shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "others")
+        packed = json.loads(command("reconstruct", "packed.zip", "--model", run, "--format", "json").out)
+        assert packed["score"] == found["score"]
+        digests = {Signature.parse(each["signature"])["test"] for each in (found, packed)}
+        assert len(digests) == 1
+        few = command("reconstruct", "others", "--model", run, "--format", "json", "-n", 2)
+        assert json.loads(few.out)["details"]["images"] == 2
+
+    def test_what_is_done_to_pictures_is_said(self, run: Path, command, tmp_path: Path) -> None:
+        folder = tmp_path / "mixed"
+        folder.mkdir()
+        for number, mode in enumerate(("L", "RGB", "RGBA", "L")):
+            Image.new(mode, (12, 9), 7).save(folder / f"{number}.png")
+        for words in (("reconstruct", folder), ("score", folder), ("map", folder)):
+            done = command(*words, "--model", run)
+            assert done.code == 0, done.err
+            assert "mixed: converted to colour of 8 bits: 2 from L, 1 from RGBA" in done.err
+
+    def test_pictures_are_cropped_as_those_that_were_learned_from(self, tmp_path: Path) -> None:
+        """The authors' crop is of CelebA's images alone; others are cropped to the centre."""
+        wide = np.zeros((218, 178, 3), np.uint8)
+        wide[45:173, 25:153] = 255
+        Image.fromarray(wide).save(tmp_path / "face.png")
+        square = np.zeros((10, 20, 3), np.uint8)
+        square[:, 5:15] = 255
+        Image.fromarray(square).save(tmp_path / "other.png")
+        shape = ImageShape(3, 8, 8)
+        authors, centre = (image_generation.Pictures([tmp_path], shape, crop) for crop in ("authors", "centre"))
+        assert authors.pixels.min() == 255
+        assert centre.pixels[0].min() < 255
+        assert torch.equal(authors.pixels[1], centre.pixels[1])
+
+    @pytest.mark.parametrize(("data", "crop", "found"), [("celeba64", None, "authors"), ("celeba128", None, "centre")])
+    def test_the_crop_of_a_named_set_is_its_own(self, data: str, crop: str | None, found: str, run: Path) -> None:
+        folder = checkpoint.pointed_at(run, "last")
+        assert folder is not None
+        assert image_generation.crop_of(folder) == "centre"
+        config, progress = checkpoint.read_run(folder)
+        config = dataclasses.replace(config, data=data, images=dataclasses.replace(config.images, crop=crop))
+        with mock.patch.object(checkpoint, "read_run", lambda folder: (config, progress)):
+            assert image_generation.crop_of(folder) == found
 
     def test_interpolate_makes_lines(self, run: Path, pictures: Path, command, tmp_path: Path) -> None:
         done = command("interpolate", "--model", run, "--lines", 2, "--points", 5, "--output", "lines.png")
@@ -293,6 +348,11 @@ class TestCommands:
             (("likelihood",), "is a model of images, and this command measures text"),
             (("generate", "--format", "jsonl"), "--format jsonl is of sentences"),
             (("reconstruct", "missing.png"), "missing.png cannot be read"),
+            (("reconstruct", "none.zip"), "none.zip"),
+            (("reconstruct", "--decoding", "beam"), "--decoding is of sentences, and the model makes images"),
+            (("reconstruct", "a.png", "--split", "train"), "--split is of images of a split, and pictures are named"),
+            (("generate", "--temperature", "0.5"), "--temperature is of sentences, and the model makes images"),
+            (("score", "--samples", "5"), "--samples is of sentences, and the model makes images"),
             (("interpolate", "a.png"), "the second is missing"),
             (("generate", "--output", "no/where.png"), "--output no/where.png cannot be written"),
         ],
@@ -306,6 +366,9 @@ class TestCommands:
         for words, said in (
             (("generate", "--format", "png"), "--format png is of images"),
             (("reconstruct",), "wants a text file"),
+            (("reconstruct", "a.txt", "-n", 3), "--n is of images, and the model writes sentences"),
+            (("score", "a.txt", "--split", "valid"), "--split is of images, and the model writes sentences"),
+            (("interpolate", "a", "b", "--lines", 3), "--lines is of images, and the model writes sentences"),
             (("interpolate",), "wants two sentences"),
         ):
             done = command(*words, "--model", trained_run)

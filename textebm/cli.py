@@ -50,14 +50,14 @@ SHARED = ("train", "generate", "fppl", "rppl", "evaluate")
 
 HELP = f"""usage: textebm COMMAND [OPTIONS]
 
-Text generation with a learned latent prior. textebm {__version__}
+Text generation with a learned latent prior, and images by the same program. textebm {__version__}
 
 commands:
-  train        train a model on a corpus
-  generate     write sentences with a trained model
-  reconstruct  infer z for each line of a file and write the sentence again
-  interpolate  write sentences between two sentences
-  score        energy, reconstruction and marginal NLL of each line of a file
+  train        train a model on a corpus, or on images
+  generate     write sentences, or make images, with a trained model
+  reconstruct  infer z for each line of a file, or for images, and make them again
+  interpolate  sentences between two sentences, or images between two
+  score        energy and reconstruction of each line of a file, or of images; marginal NLL of sentences
   map          draw where sentences or images lie in the latent space, and the energy over it
   neighbours   the sentences of a corpus nearest to a sentence in the latent space
   arithmetic   add and subtract the latents of sentences: "A" - "B" + "C"

@@ -1,10 +1,12 @@
 """From a trained model to images: generation, reconstruction, interpolation, and PNG files of them."""
 
 import dataclasses
+import hashlib
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,9 @@ from torch import Tensor
 
 from textebm import checkpoint
 from textebm.data.dataset import Dataset
+from textebm.data.image_cards import image_card_names, load_image_card
+from textebm.data.image_decoding import Crop, FittingOfAny, Picture
+from textebm.data.image_files import ARCHIVE_ENDINGS, IMAGE_ENDINGS, is_image, open_container
 from textebm.data.images import as_batch, consecutive
 from textebm.errors import DataError, UsageError
 from textebm.model.generators import Batch
@@ -71,44 +76,65 @@ class Given:
 
 
 class Pictures(Given):
-    """Pictures in files, decoded, cropped to the centre square and resized."""
+    """Pictures in files, decoded, cropped and resized as those that a model has learned from."""
 
-    def __init__(self, paths: Sequence[Path], shape: ImageShape) -> None:
+    def __init__(self, paths: Iterable[Path], shape: ImageShape, crop: Crop = "centre") -> None:
         """Read them.
 
         Args:
-            paths: of the files, at least one.
+            paths: each of a picture, of a folder with pictures in it and in the folders in it, or of an archive.
             shape: of the images that they become.
+            crop: what is kept of images of CelebA; of other pictures it is the largest centred square.
 
         Raises:
-            DataError: one is missing or no picture.
+            DataError: one is missing or no picture, or there is none.
         """
-        from textebm.data.image_decoding import Fitting, Picture
-
-        fitting, found = Fitting(shape), []
+        fitting, found = FittingOfAny(shape, crop), []
+        self.names: list[str] = []
+        """Of the pictures' files."""
+        self.converted: Counter[str] = Counter()
+        """Pictures that had another mode than grey or colour of 8 bits, as is wanted, by Pillow's name of it."""
         for path in paths:
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}") from None
-            found.append(fitting.fit(Picture(str(path), content))[0])
+            for picture in _pictures_in(path):
+                pixels, mode = fitting.fit(picture)
+                self.names.append(picture.name)
+                self.converted.update([] if mode is None else [mode])
+                found.append(pixels)
         super().__init__(torch.from_numpy(np.stack(found)))
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pixels, as hexadecimal digits."""
+        return hashlib.sha256(self.pixels.numpy().tobytes()).hexdigest()
 
-def find_pictures(path: Path) -> list[Path]:
-    """A picture, or all pictures in a folder and in the folders in it.
 
-    Raises:
-        DataError: the folder has none.
+def _pictures_in(path: Path) -> Iterator[Picture]:
+    """A picture, or those of a folder or an archive, sorted by name; each is read when it is asked for."""
+    if not path.is_dir() and not path.name.lower().endswith(ARCHIVE_ENDINGS):
+        try:
+            yield Picture(str(path), path.read_bytes())
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        return
+    files = open_container(path)
+    names = [name for name in files.names() if is_image(name)]
+    if not names:
+        raise DataError(f"{path} holds no picture ({', '.join(IMAGE_ENDINGS)})")
+    for name in names:
+        yield Picture(str(path / name), files.read(name))
+
+
+def crop_of(folder: Path) -> Crop:
+    """What was kept of the pictures that a model has learned from; nothing is known of a model without its run.
+
+    Args:
+        folder: the model's.
     """
-    from textebm.data.image_files import is_image
-
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file.name))
-    if not found:
-        raise DataError(f"{path} is a folder without a picture")
-    return found
+    if not (folder / checkpoint.RUN).exists():
+        return "centre"
+    config, _ = checkpoint.read_run(folder)
+    named = config.data in image_card_names()
+    return config.images.crop or (load_image_card(config.data).crop if named else "centre")
 
 
 class Generated(NamedTuple):

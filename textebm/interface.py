@@ -575,8 +575,10 @@ class ImageEBM(LatentEBM):
         """
         _at_least(1, chains=chains, steps=steps)
         _not_negative(seed=seed)
-        names = [str(number) for number in range(len(x))] if isinstance(x, Tensor) else list(map(str, x))
-        return scoring.score_images(self.model, self._data(x), names, seed, chains=chains, steps=steps)
+        data = self._data(x)
+        numbers = [str(number) for number in range(len(data))]
+        names = data.names if isinstance(data, image_generation.Pictures) else numbers
+        return scoring.score_images(self.model, data, names, seed, chains=chains, steps=steps)
 
     def _data(self, x: Images | Sequence[str | Path]) -> image_generation.Given:
         """Images as a data set."""
@@ -584,7 +586,7 @@ class ImageEBM(LatentEBM):
         if len(x) == 0:
             raise UsageError("there is no image")
         if not isinstance(x, Tensor):
-            return image_generation.Pictures([Path(path) for path in x], shape)
+            return image_generation.Pictures(map(Path, x), shape, image_generation.crop_of(self.folder))
         wanted = (shape.channels, shape.height, shape.width)
         if tuple(x.shape[1:]) != wanted:
             raise UsageError(f"the images are {tuple(x.shape)}: this model's are (n, {', '.join(map(str, wanted))})")

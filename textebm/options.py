@@ -139,11 +139,12 @@ class Reconstruct(DecodingOptions, ModelOptions):
     """
 
     file: tyro.conf.Positional[str | None] = None
-    """Text file, one sentence a line; or a picture, or a folder of pictures (default: a split of the model's data)."""
+    """Text file, one sentence a line; or a picture, or a folder or an archive of pictures (default: a split of the
+    model's data)."""
     split: Literal["train", "valid", "test"] = "test"
     """Which images, where none are named."""
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
-    """Number of images, spread evenly over the split (default: all)."""
+    """Number of images, spread evenly over the split or the pictures (default: all)."""
     data: str | None = None
     """Images to take the split of (default: those that the model was trained on)."""
     data_dir: str | None = None
@@ -186,7 +187,7 @@ class Interpolate(DecodingOptions, ModelOptions):
     data_dir: str | None = None
     """Folder that holds local copies of named sets of images; else TEXTEBM_DATA."""
     output: str | None = None
-    """PNG file to write images to (default: interpolation.png)."""
+    """File to write to (default: standard output; of images, which are in one PNG file, interpolation.png)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,12 +385,12 @@ class Score(ModelOptions):
     """
 
     file: tyro.conf.Positional[str | None] = None
-    """Text file, one sentence a line, or - for standard input; or a picture, or a folder of pictures (default: of a
-    model of images, a split of its data)."""
+    """Text file, one sentence a line, or - for standard input; or a picture, or a folder or an archive of pictures
+    (default: of a model of images, a split of its data)."""
     split: Literal["train", "valid", "test"] = "test"
     """Which images, where none are named."""
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",))] = None
-    """Number of images, spread evenly over the split (default: all)."""
+    """Number of images, spread evenly over the split or the pictures (default: all)."""
     data: str | None = None
     """Images to take the split of (default: those that the model was trained on)."""
     data_dir: str | None = None
@@ -710,7 +711,7 @@ class Compare:
       textebm compare a.json b.json
       textebm compare a.json b.json --published --format markdown
       textebm compare results/table2/*.json --against sri sri-tempered-t05 --published --format markdown
-      textebm compare results/images/*.json --against sri
+      textebm compare results/images/*.json --against sri vae
       textebm compare --published
     """
 
@@ -723,7 +724,7 @@ class Compare:
     """One row a method, over seeds (results of textebm experiment)."""
     against: tuple[str, ...] = ()
     """Method from which the others' differences are taken, with intervals; implies --by-method. Of several, each method
-    is compared with the one that it shares most settings with."""
+    is compared with the one that it shares most settings with; of images, with each of them."""
     resamples: int = 1000
     """Resamples behind each interval of --against."""
     format: Literal["text", "markdown", "csv", "json"] = "text"
@@ -789,7 +790,7 @@ class Anomaly(DeviceOptions):
       textebm anomaly --data mnist --held-out all --splits A --seeds 3 --output anomaly.json
       textebm anomaly --data cifar10 --config cifar10-small --held-out cat --epochs 20 --plot plots
       textebm anomaly --model runs/anomaly-mnist/A-class-1-seed-0 --samples 10
-      textebm anomaly --data snli --anomalies other.txt --model runs/snli
+      textebm anomaly --data snli --anomalies other.txt
     """
 
     settings: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = dataclasses.field(
@@ -799,9 +800,10 @@ class Anomaly(DeviceOptions):
     held_out: tuple[str, ...] = ()
     """Classes of images, by name or number, each held out of training by itself; all: every class."""
     anomalies: str | None = None
-    """Text file of anomalous sentences, one a line, to be told from the test split (with --model)."""
+    """Text file of anomalous sentences, one a line, to be told from the test split."""
     model: str | None = None
-    """Run folder or model folder that is scored, its newest checkpoint, and nothing is trained."""
+    """Run folder or model folder that is scored, its newest checkpoint, and nothing is trained (with --anomalies: by
+    default the newest run)."""
     config: str | None = None
     """Preset or file that the settings start from."""
     method: str | None = None

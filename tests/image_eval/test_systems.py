@@ -1,6 +1,7 @@
 """Rows of methods on images: means over seeds, paired differences, what does not compare."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def write(folder: Path, method: str, seed: int, scores: tuple[float, float], **o
     return path
 
 
-def systems(paths, against: str | None = "sri") -> ImageSystems:
+def systems(paths, against: Sequence[str] = ("sri",)) -> ImageSystems:
     return ImageSystems([read_image_run(path) for path in paths], against=against)
 
 
@@ -78,6 +79,13 @@ class TestTable:
         assert of_mse.interval[1] < 0 and of_frechet.interval[1] < 0
         assert of_mse.seeds == 3
 
+    def test_from_each_of_several_methods_and_each_pair_once(self, results, tmp_path: Path) -> None:
+        vae = [write(tmp_path, "vae", seed, (0.02, 30.0)) for seed in range(3)]
+        found = systems([*results.values(), *vae], ["sri", "vae"]).differences
+        pairs = [(each.first, each.second) for each in found if each.metric == "mse"]
+        assert pairs == [("lebm", "sri"), ("vae", "sri"), ("lebm", "vae")]
+        assert found[4].difference == pytest.approx(np.mean([0.010, 0.011, 0.012]) - 0.02)
+
     def test_a_seed_of_one_method_alone_is_left_out_and_said(self, results) -> None:
         del results["sri", 2]
         found = systems(results.values())
@@ -109,9 +117,9 @@ class TestTable:
 
     def test_an_unknown_method_and_a_name_twice(self, results) -> None:
         with pytest.raises(UsageError, match="there is no run of it; methods: lebm, sri"):
-            systems(results.values(), against="vae")
+            systems(results.values(), against=["vae"])
         with pytest.raises(DataError, match="name lebm-seed0"):
-            systems([results["lebm", 0], results["lebm", 0]], against=None)
+            systems([results["lebm", 0], results["lebm", 0]], against=())
 
     @pytest.mark.parametrize("text", ["{}", "[1]", "no JSON", '{"mse": 1, "frechet": 2}'])
     def test_what_is_no_such_result(self, tmp_path: Path, text: str) -> None:

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textebm import options
-from textebm.commands.terminal import choose_device, find_corpus, parse, progress_bar, require_file, say, write, writing
+from textebm.commands.terminal import (
+    choose_device,
+    find_corpus,
+    parse,
+    progress_bar,
+    refuse,
+    require_file,
+    say,
+    write,
+    writing,
+)
 from textebm.commands.training import given, interrupts, preset_of
 from textebm.config import Config, preset_names, to_dict
 from textebm.errors import DivergenceError, UsageError
@@ -22,26 +32,30 @@ if TYPE_CHECKING:
 
 OF_DATA = ("data", "data_dir", "text_field")
 """Settings that may be other ones than those a model was trained with."""
+OF_TRAINING = ("config", "method", "splits", "seeds", "last", "run_dir", "max_minutes")
+"""Options of the runs that are trained."""
 SCORE = "-log p(x, z), z a posterior sample, without the prior's log Z and the constant of its Gaussian"
 
 
 def anomaly(arguments: Sequence[str]) -> int:
     """`textebm anomaly`."""
-    own = _settings_of_model(arguments)
-    settings = preset_of(_with_preset(arguments))[0] if own is None else own
+    from textebm import checkpoint
+
+    folder = _model_folder(arguments)
+    settings = preset_of(_with_preset(arguments))[0] if folder is None else checkpoint.read_run(folder)[0]
     chosen = parse(options.Anomaly, "anomaly", arguments, options.Anomaly(settings=settings))
     if chosen.plot is not None:
         from textebm.plots import require_matplotlib
 
         require_matplotlib()  # before anything is trained
-    if chosen.model is None or own is None:
-        if chosen.anomalies is not None:
-            raise UsageError("--anomalies is scored by a model of text: name it with --model")
+    if folder is None:
+        refuse(chosen, "is of sentences, and without --anomalies a class of images is held out", "per_token")
         return _train_and_score(chosen)
-    _require_own_settings(chosen, own)
-    if own.generator.kind == "recurrent":
-        return _score_text(chosen)
-    return _score_images(chosen)
+    refuse(chosen, "is of runs to be trained, and a trained model is scored", *OF_TRAINING)
+    chosen = dataclasses.replace(chosen, model=chosen.model or str(folder))
+    _require_own_settings(chosen, settings)
+    score = _score_text if settings.generator.kind == "recurrent" else _score_images
+    return score(chosen, folder)
 
 
 def _with_preset(arguments: Sequence[str]) -> list[str]:
@@ -52,21 +66,19 @@ def _with_preset(arguments: Sequence[str]) -> list[str]:
     return [*arguments, "--config", preset] if known else [*arguments]
 
 
-def _settings_of_model(arguments: Sequence[str]) -> Config | None:
-    """The settings of the run that --model names."""
-    if (name := given(arguments, "--model").get("--model")) is None:
+def _model_folder(arguments: Sequence[str]) -> Path | None:
+    """What is scored and not trained: what --model names, or with --anomalies the newest run. Of a run folder it is the
+    newest checkpoint, whichever is the best.
+    """
+    named = given(arguments, "--model", "--anomalies")
+    if not named:
         return None
     from textebm import checkpoint
 
-    return checkpoint.read_run(_newest(name))[0]
-
-
-def _newest(name: str) -> Path:
-    """The newest checkpoint of a run folder, whichever is the best; or a model folder."""
-    from textebm import checkpoint
-
-    found, _ = checkpoint.find_model(name)
-    return checkpoint.pointed_at(Path(name), "last") or found
+    found, description = checkpoint.find_model(named.get("--model"))
+    say(f"model: {description}")
+    run = Path(named["--model"]) if "--model" in named else found.parent.parent
+    return checkpoint.pointed_at(run, "last") or found
 
 
 def _require_own_settings(chosen: options.Anomaly, own: Config) -> None:
@@ -134,16 +146,17 @@ def _train_and_score(chosen: options.Anomaly) -> int:
 def _facts(settings: Config, test: "anomalies.Test", split: str, held_out: str) -> dict[str, object]:
     """What a signature says of one class and split."""
     facts = {"anomaly": held_out, "anomaly-split": split, "test": test.digest, "images": len(test.anomalous)}
-    return facts | _chain(settings)
+    return facts | _of_runs(settings)
 
 
-def _chain(settings: Config) -> dict[str, object]:
-    """How z is inferred, for a signature."""
-    inference = settings.inference
-    return {"inference": inference.kind, "steps": inference.steps}
+def _of_runs(settings: Config) -> dict[str, object]:
+    """What a signature says of the runs: from how many images they learned, and how z is inferred."""
+    most, inference = settings.images.max_images, settings.inference
+    images = {} if most is None else {"max-images": most}
+    return {**images, "inference": inference.kind, "steps": inference.steps}
 
 
-def _score_images(chosen: options.Anomaly) -> int:
+def _score_images(chosen: options.Anomaly, folder: Path) -> int:
     """Score the newest checkpoint of a run that was trained without a class."""
     from textebm import anomaly as anomalies
     from textebm.data.images import class_number
@@ -165,7 +178,7 @@ def _score_images(chosen: options.Anomaly) -> int:
         raise UsageError(f"{chosen.model} was trained without the class {corpus.class_names[corpus.excluded]} alone")
     with _View() as view:
         sitting = anomalies.Sitting(Path(), choose_device(chosen.device), chosen.samples, watch=view.scored)
-        found = anomalies.score_checkpoint(_newest(str(chosen.model)), test, sitting)
+        found = anomalies.score_checkpoint(folder, test, sitting)
     split, held_out = "A" if corpus.pool else "B", corpus.class_names[corpus.excluded]
     table = _Table(chosen, corpus.name)
     detected = anomalies.detect(test.anomalous, [(settings.seed, [found])], resamples=chosen.resamples)
@@ -178,19 +191,21 @@ def _score_images(chosen: options.Anomaly) -> int:
 # ---- text
 
 
-def _score_text(chosen: options.Anomaly) -> int:
+def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     """Score a test split and a file of anomalous sentences by a trained model of text."""
     import numpy as np
 
     from textebm import anomaly as anomalies
-    from textebm import checkpoint, generation, marginal
+    from textebm import generation, marginal
+    from textebm.checkpoint import read_run
     from textebm.data.text import encode
     from textebm.lm_eval.corpus import read_sentences
 
     if chosen.anomalies is None:
         raise UsageError("a model of text wants --anomalies, a file of sentences of another kind than its own")
     require_file("--anomalies", chosen.anomalies)
-    settings, folder = chosen.settings, _newest(str(chosen.model))
+    refuse(chosen, "is of classes of images, and the model writes sentences", "held_out")
+    settings = chosen.settings
     corpus = find_corpus(settings.data, settings.data_dir, settings.text_field)
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
     texts = [
@@ -199,7 +214,7 @@ def _score_text(chosen: options.Anomaly) -> int:
     ]
     for name, text in zip((f"{corpus.name}, test", chosen.anomalies), texts, strict=True):
         say(f"{name}: {text.report}")
-    progress = checkpoint.read_run(folder)[1]
+    progress = read_run(folder)[1]
     with _View() as view:
         sides = [
             anomalies.score(model, text, settings.seed + side, chosen.samples, view.scored)
@@ -215,7 +230,7 @@ def _score_text(chosen: options.Anomaly) -> int:
     epoch = anomalies.EpochScores(progress.epoch, progress.step, scores)
     detected = anomalies.detect(anomalous, [(settings.seed, [epoch])], totals, chosen.resamples)
     digests = "-".join(marginal.text_digest(text) for text in texts)
-    facts = {"anomaly": Path(chosen.anomalies).name, "test": digests, "sentences": len(anomalous)} | _chain(settings)
+    facts = {"anomaly": Path(chosen.anomalies).name, "test": digests, "sentences": len(anomalous)} | _of_runs(settings)
     table = _Table(chosen, corpus.name)
     table.add(detected, facts, {"held_out": Path(chosen.anomalies).name, "tokens": int(tokens.sum())})
     _draw(chosen.plot, "text", totals(scores), anomalous)
@@ -315,7 +330,7 @@ class _Table:
         signature = cells[0]["signature"]
         if len(cells) > 1:
             named = {"anomaly": ",".join(cell["held_out"] for cell in cells), "anomaly-split": first}
-            signature = self._signature(named | _chain(self.chosen.settings), cells)
+            signature = self._signature(named | _of_runs(self.chosen.settings), cells)
         return {
             "metric": METRIC,
             "score": float(np.mean([cell["auprc"]["mean"] for cell in cells])),

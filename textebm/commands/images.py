@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textebm import options, processes
-from textebm.commands.terminal import choose_device, progress_bar, say, write, writing
+from textebm.commands.terminal import choose_device, progress_bar, refuse, say, write, writing
 from textebm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from textebm.data.dataset import Dataset
+    from textebm.data.images import EncodedImages
     from textebm.data.registry import Split
+    from textebm.image_generation import Pictures
     from textebm.model.latent_model import LatentModel
 
 IMAGES = 64
 """Generated where no number is given."""
 METRIC = "reconstruction-mse"
+DECODING = tuple(field.name for field in dataclasses.fields(options.DecodingOptions))
+OF_SENTENCES = "is of sentences, and the model makes images"
+OF_A_SPLIT = "is of images of a split, and pictures are named"
 
 
 def generate(chosen: options.Generate, folder: Path) -> int:
@@ -31,6 +36,7 @@ def generate(chosen: options.Generate, folder: Path) -> int:
 
     if chosen.format in ("text", "jsonl"):
         raise UsageError(f"--format {chosen.format} is of sentences, and the model makes images: --format grid or png")
+    refuse(chosen, OF_SENTENCES, *DECODING)
     model = image_generation.load(folder, choose_device(chosen.device))
     n, single = chosen.n or IMAGES, chosen.format == "png"
     output = chosen.output or ("generated" if single else "generated.png")
@@ -77,12 +83,15 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
 
     from textebm import image_generation
     from textebm.evaluation import spread
+    from textebm.lm_eval.signature import SHORT
 
+    refuse(chosen, OF_SENTENCES, *DECODING)
     model = image_generation.load(folder, choose_device(chosen.device))
     data: Dataset
     if chosen.file is not None:
-        paths = image_generation.find_pictures(Path(chosen.file))
-        data, facts = image_generation.Pictures(paths, model.painter.shape), {"data": Path(chosen.file).name}
+        refuse(chosen, OF_A_SPLIT, "split", "data", "data_dir")
+        data = pictures = named_pictures(model, folder, chosen.file)
+        facts = {"data": Path(chosen.file).name, "test": pictures.digest[:SHORT]}
     else:
         data, facts = _split(chosen.split, chosen.data, chosen.data_dir, folder)
     rows = spread(len(data), chosen.n or 0)
@@ -98,7 +107,8 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     above, below = (torch.cat(parts)[: chosen.pairs] for parts in zip(*shown, strict=True))
     with writing(grid, "--grid"):
         image_generation.write_grid(Path(grid), *_in_pairs(above, below))
-    found = _scored(torch.cat(errors).double().numpy(), model, facts | {"seed": chosen.seed})
+    how: dict[str, Any] = {"crop": image_generation.crop_of(folder), "seed": chosen.seed}
+    found = _scored(torch.cat(errors).double().numpy(), model, facts | how)
     say(f"images above their reconstructions: {grid}")
     described = json.dumps(found, ensure_ascii=False, indent=2) if chosen.format == "json" else _describe(found)
     write(described, chosen.output)
@@ -115,11 +125,12 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
 
     if (chosen.first is None) != (chosen.last is None):
         raise UsageError("interpolate wants two pictures, or none: the second is missing")
+    refuse(chosen, OF_SENTENCES, *DECODING)
     model = image_generation.load(folder, choose_device(chosen.device))
     data: Dataset
     if chosen.first is not None and chosen.last is not None:
-        named = [Path(chosen.first), Path(chosen.last)]
-        data, rows = image_generation.Pictures(named, model.painter.shape), np.arange(2)
+        refuse(chosen, OF_A_SPLIT, "data", "data_dir", "lines")
+        data, rows = named_pictures(model, folder, chosen.first, chosen.last), np.arange(2)
     else:
         data, _ = _split("test", chosen.data, chosen.data_dir, folder)
         if len(data) < 2:
@@ -135,12 +146,37 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
     return 0
 
 
-def _split(split: "Split", data: str | None, data_dir: str | None, folder: Path) -> tuple["Dataset", dict[str, Any]]:
+def named_pictures(model: "LatentModel", folder: Path, *names: str) -> "Pictures":
+    """Pictures, or those of folders or archives, as a model takes them; says what was done to them.
+
+    Args:
+        model: the model.
+        folder: where it lies.
+        names: of the files or folders.
+
+    Raises:
+        DataError: one is missing or no picture, or there is none.
+    """
+    from textebm import image_generation
+
+    shape, crop = model.painter.shape, image_generation.crop_of(folder)
+    pictures = image_generation.Pictures(map(Path, names), shape, crop)
+    if pictures.converted:
+        modes = ", ".join(f"{count:,} from {mode}" for mode, count in sorted(pictures.converted.items()))
+        say(f"{', '.join(names)}: converted to {'grey' if shape.channels == 1 else 'colour'} of 8 bits: {modes}")
+    return pictures
+
+
+def _split(
+    split: "Split", data: str | None, data_dir: str | None, folder: Path
+) -> tuple["EncodedImages", dict[str, Any]]:
     """A split of the images that a model was trained on, or of others, and what a signature says of it."""
+    from textebm.lm_eval.signature import SHORT
     from textebm.materials.images import ImageMaterial
 
     corpus = ImageMaterial.resolve_for(folder, data, data_dir)
-    return corpus.encoded(split), {"data": corpus.name, "scored": split}
+    images = corpus.encoded(split)
+    return images, {"data": corpus.name, "scored": split, "test": images.report.digest[:SHORT]}
 
 
 def _in_pairs(above: "Tensor", below: "Tensor", columns: int = 8) -> tuple["Tensor", int]:
@@ -161,7 +197,8 @@ def _scored(errors: "NDArray[np.float64]", model: "LatentModel", facts: dict[str
 
     inference, score = model.config.inference, float(errors.mean())
     low, high = bootstrap.mean_interval(errors)
-    how = {"metric": METRIC, **facts, "images": len(errors), "scale": "-1..1", "inference": inference.kind}
+    of_images = {"images": len(errors), "shape": str(model.painter.shape), "scale": "-1..1"}
+    how = {"metric": METRIC, **facts, **of_images, "inference": inference.kind}
     chain = {"steps": inference.steps} if model.method.has_chain else {}
     signature = Signature({**how, **chain, "samples": 1, "interval": "bootstrap-1000", "version": __version__})
     details = {

@@ -191,14 +191,14 @@ def _split_of(chosen: options.LatentOptions, folder: Path, tokenizer: "Tokenizer
 def _images(chosen: options.LatentOptions, folder: Path, file: str | None) -> _LookedAt:
     """Named images, or those of a split."""
     from textebm import image_generation
+    from textebm.commands.images import named_pictures
     from textebm.evaluation import spread
     from textebm.materials.images import ImageMaterial
 
     model = image_generation.load(folder, choose_device(chosen.device))
     if file is not None:
-        paths = image_generation.find_pictures(Path(file))
-        pictures = image_generation.Pictures(paths, model.painter.shape)
-        return _LookedAt(folder, model, None, pictures, 0, [str(path) for path in paths], "")
+        pictures = named_pictures(model, folder, file)
+        return _LookedAt(folder, model, None, pictures, 0, pictures.names, "")
     data = ImageMaterial.resolve_for(folder, chosen.data, chosen.data_dir).encoded(chosen.split)
     names = [f"{chosen.split}:{row}" for row in spread(len(data), chosen.n).tolist()]
     return _LookedAt(folder, model, None, data, chosen.n, names, "")

@@ -176,10 +176,8 @@ def compare(arguments: Sequence[str]) -> int:
             raise UsageError("results on images and on text do not share a table: compare them apart")
         if chosen.published:
             raise UsageError("--published: no published figure of images was measured as these are: leave it out")
-        if len(chosen.against) > 1:
-            raise UsageError("--against: results on images are compared with one method at a time")
         runs = [image_systems.read_image_run(path) for path in of_images]
-        comparison = image_systems.ImageSystems(runs, against=next(iter(chosen.against), None))
+        comparison = image_systems.ImageSystems(runs, against=chosen.against)
     elif chosen.by_method or chosen.against:
         comparison = systems.Systems(
             [systems.read_run(Path(path)) for path in chosen.files],

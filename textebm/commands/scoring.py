@@ -14,6 +14,7 @@ from textebm.commands.terminal import (
     parse,
     progress_bar,
     read_lines,
+    refuse,
     say,
     write,
 )
@@ -40,10 +41,12 @@ def score(arguments: Sequence[str]) -> int:
 def _score_text(chosen: options.Score, folder: Path) -> int:
     """Score the lines of a file."""
     from textebm import generation, scoring
+    from textebm.commands.sentences import OF_IMAGES
     from textebm.marginal import Settings
     from textebm.model.ais import Plan
 
     assert chosen.file is not None  # `score` has seen to it
+    refuse(chosen, OF_IMAGES, "n", "split", "data", "data_dir")
     sentences = read_lines(chosen.file)
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
     settings = Settings(samples=chosen.samples, plan=Plan(steps=chosen.ais_steps)) if chosen.samples else None
@@ -60,16 +63,19 @@ def _score_text(chosen: options.Score, folder: Path) -> int:
 def _score_images(chosen: options.Score, folder: Path) -> int:
     """Score named images, or those of a split."""
     from textebm import image_generation, scoring
+    from textebm.commands.images import OF_A_SPLIT, OF_SENTENCES, named_pictures
     from textebm.evaluation import spread
     from textebm.materials.images import ImageMaterial
 
-    model = image_generation.load(folder, choose_device(chosen.device))
+    refuse(chosen, OF_SENTENCES, "samples", "ais_steps")
+    model, n = image_generation.load(folder, choose_device(chosen.device)), chosen.n or 0
     data: Dataset
     if chosen.file is not None:
-        paths = image_generation.find_pictures(Path(chosen.file))
-        data, names, n = image_generation.Pictures(paths, model.painter.shape), [str(path) for path in paths], 0
+        refuse(chosen, OF_A_SPLIT, "split", "data", "data_dir")
+        data = pictures = named_pictures(model, folder, chosen.file)
+        names = [pictures.names[row] for row in spread(len(data), n).tolist()]
     else:
-        data, n = ImageMaterial.resolve_for(folder, chosen.data, chosen.data_dir).encoded(chosen.split), chosen.n or 0
+        data = ImageMaterial.resolve_for(folder, chosen.data, chosen.data_dir).encoded(chosen.split)
         names = [f"{chosen.split}:{row}" for row in spread(len(data), n).tolist()]
     with progress_bar(len(names), "image") as bar:
         scores = scoring.score_images(model, data, names, chosen.seed, n, chosen.chains, chosen.steps, bar.update)

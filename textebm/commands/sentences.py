@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textebm import options, processes
-from textebm.commands.terminal import choose_device, ended_as_interrupted, progress_bar, write, writing
+from textebm.commands.terminal import choose_device, ended_as_interrupted, progress_bar, refuse, write, writing
 from textebm.errors import UsageError
 
 if TYPE_CHECKING:
     from textebm.model.decoding import Decoding
 
+OF_IMAGES = "is of images, and the model writes sentences"
 SENTENCES = 10
 """Generated where no number is given."""
 
@@ -49,6 +50,7 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
 
     if chosen.file is None:
         raise UsageError("reconstruct wants a text file, one sentence a line")
+    refuse(chosen, OF_IMAGES, "split", "n", "data", "data_dir", "grid", "pairs")
     lines = list(read_sentences(Path(chosen.file), keep_blank=True))
     sentences = [line for line in lines if line]
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
@@ -75,11 +77,11 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
         raise UsageError(
             "interpolate wants two sentences, in quotation marks: where the line begins, and where it ends"
         )
+    refuse(chosen, OF_IMAGES, "lines", "data", "data_dir")
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
     decoding = chosen_decoding(chosen, model.config.longest)
     line = generation.interpolate(model, tokenizer, chosen.first, chosen.last, chosen.points, chosen.seed, decoding)
-    for sample in line:
-        print(sample.text)
+    write("\n".join(sample.text for sample in line), chosen.output)
     return 0
 
 

@@ -1,5 +1,6 @@
 """What commands share: remarks, bars, output files, devices, models."""
 
+import dataclasses
 import math
 import signal
 import sys
@@ -128,6 +129,22 @@ def model_folder(chosen: options.ModelOptions) -> Path:
     folder, description = checkpoint.find_model(chosen.model)
     say(f"model: {description}")
     return folder
+
+
+def refuse(chosen: Any, why: str, *names: str) -> None:  # noqa: ANN401 (the options of any command)
+    """Check that options which would do nothing here are as they are by default.
+
+    Args:
+        chosen: the options.
+        why: they would, as in `--n WHY`.
+        names: of the options.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for field in dataclasses.fields(chosen):
+        if field.name in names and getattr(chosen, field.name) != field.default:
+            raise UsageError(f"--{field.name.replace('_', '-')} {why}")
 
 
 def require_text(config: "Config", folder: Path) -> None:

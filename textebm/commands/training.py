@@ -293,9 +293,12 @@ def _describe_images(data: dict[str, Any], device: str) -> str:
     lines = [f"{data['name']}: images of {size}; on {device}"]
     for split in ("train", "valid", "test"):
         report = data[split]
-        lost = f", {report['left_out']:,} left out as unreadable" * bool(report["left_out"])
-        classes = f", {len(report['labels'])} classes" * bool(report["labels"])
-        lines.append(f"  {split}: {report['count']:,} images{classes}{lost}")
+        parts = [f"{report['count']:,} images"]
+        parts += [f"{len(report['labels'])} classes"] if report["labels"] else []
+        parts += [f"{count:,} converted from {mode}" for mode, count in report["converted"].items()]
+        parts += [f"{report['left_out']:,} left out as unreadable"] if report["left_out"] else []
+        lines.append(f"  {split}: {', '.join(parts)}")
+        lines += [f"    {problem}" for problem in report["problems"]]
     return "\n".join(lines)
 
 

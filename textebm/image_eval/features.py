@@ -20,6 +20,7 @@ INCEPTION_WEIGHTS = PublishedWeights(
     url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     licence="Apache 2.0 (TensorFlow models)",
+    instead="without them, --features mobilenetv2 measures a distance of another network's features, which is no FID",
     other_names=("weights-inception-2015-12-05-6726825d.pth",),
 )
 MOBILENET_WEIGHTS = PublishedWeights(

@@ -11,10 +11,7 @@ from textebm.errors import UsageError
 from textebm.image_eval import frechet, kernel, manifold, store
 from textebm.image_eval.features import FeatureExtractor
 from textebm.image_eval.images import ImageSet, spread
-from textebm.lm_eval.signature import Signature
-
-SHORT = 12
-"""Digits of a SHA-256 that stand in a signature."""
+from textebm.lm_eval.signature import SHORT, Signature
 
 
 @dataclass(frozen=True)

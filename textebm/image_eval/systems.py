@@ -146,21 +146,21 @@ class ImageSystems:
 
     Args:
         runs: the runs, in the order of their rows.
-        against: the method from which the others' differences are taken; None for no differences.
+        against: methods from each of which the others' differences are taken; none for no differences.
 
     Raises:
-        UsageError: there is no run of the method `against`.
+        UsageError: there is no run of a method of `against`.
         DataError: two runs have one name, or runs of one preset were not measured alike.
     """
 
-    def __init__(self, runs: Sequence[ImageRun], *, against: str | None = None) -> None:
-        self.runs, self.against = list(runs), against
+    def __init__(self, runs: Sequence[ImageRun], *, against: Sequence[str] = ()) -> None:
+        self.runs, self.against = list(runs), tuple(dict.fromkeys(against))
         names = [run.name for run in runs]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(f"two results have the name {', '.join(twice)}: compare needs each once")
         methods = dict.fromkeys(run.method for run in runs)
-        if against is not None and against not in methods:
-            raise UsageError(f"--against {against}: there is no run of it; methods: {', '.join(methods)}")
+        for missing in [method for method in self.against if method not in methods]:
+            raise UsageError(f"--against {missing}: there is no run of it; methods: {', '.join(methods)}")
         for preset in self.presets:
             for metric in METRICS:
                 self._require_alike(preset, metric)
@@ -191,20 +191,27 @@ class ImageSystems:
 
     @property
     def differences(self) -> list[Difference]:
-        """Of every method from the one that they are taken from, where both have runs of one seed."""
+        """Of every method from those that they are taken from, where both have runs of one seed; each pair once."""
+        return [
+            each for preset in self.presets for pair in self._pairs(preset) for each in self._between(preset, *pair)
+        ]
+
+    def _pairs(self, preset: str) -> list[tuple[str, str]]:
+        """A method, and another from which its differences are taken."""
+        found: list[tuple[str, str]] = []
+        for base in self.against:
+            others = [method for method in self.methods(preset) if method != base]
+            found += [(method, base) for method in others if (base, method) not in found]
+        return found
+
+    def _between(self, preset: str, first: str, second: str) -> list[Difference]:
+        rows = [self.row(preset, method) for method in (first, second)]
+        seeds = sorted(rows[0].keys() & rows[1].keys())
         found = []
-        for preset in self.presets:
-            base = self.row(preset, self.against) if self.against else {}
-            for method in self.methods(preset):
-                row = self.row(preset, method)
-                seeds = sorted(row.keys() & base.keys())
-                if method == self.against or not seeds:
-                    continue
-                assert self.against is not None
-                for metric in METRICS:
-                    pairs = [[of[seed].scores[metric] for seed in seeds] for of in (row, base)]
-                    mean, interval = paired_difference(*pairs)
-                    found.append(Difference(preset, method, self.against, metric, len(seeds), mean, interval))
+        for metric in METRICS if seeds else ():
+            scores = [[row[seed].scores[metric] for seed in seeds] for row in rows]
+            mean, interval = paired_difference(*scores)
+            found.append(Difference(preset, first, second, metric, len(seeds), mean, interval))
         return found
 
     @property

@@ -30,6 +30,7 @@ class PublishedWeights:
         other_names: under which others publish the same content.
         package: an installed package that may bring it, and where in it.
         install: how to get that package.
+        instead: what can be done without them.
     """
 
     name: str
@@ -40,12 +41,14 @@ class PublishedWeights:
     other_names: Sequence[str] = ()
     package: tuple[str, str] | None = None
     install: str | None = None
+    instead: str | None = None
 
     @property
     def advice(self) -> str:
         """Where to get it by hand."""
         by_package = f"install it with {self.install}, or " if self.install else ""
-        return f"To have it, {by_package}get {self.file} from {self.url} and name it with --weights"
+        without = f"; {self.instead}" if self.instead else ""
+        return f"To have it, {by_package}get {self.file} from {self.url} and name it with --weights{without}"
 
     def candidates(self) -> list[Path]:
         """Where a copy may lie: earlier downloads, ours and those of torch's hub, and the package that brings it."""
