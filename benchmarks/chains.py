@@ -95,7 +95,7 @@ class Case:
         candidates = Candidates(sampled, self.source()) if sampled else None
         text = self.model.condition(self.batch(), None, precision, "fast", candidates)  # type: ignore[arg-type]
         settings, n = self.config.inference, self.shape.batch
-        return inference.short_run_posterior(self.model.prior, lambda: text, n, settings, self.source())[0]
+        return inference.short_run_posterior(self.model.prior, text, n, settings, self.source())[0]
 
     def plain_chain(self) -> Tensor:
         return self.plain.posterior_chain(*self.padded(), self.shape.posterior_steps, 0.3, self.source())
@@ -241,6 +241,8 @@ def prior(bench: Bench, case: Case) -> None:
     bench.compare("prior-chain/plain-loop", chain, lambda: plain.prior_chain(n, 60, size, source), "fp32", what, 9)
     if find_spec("jax") is None:
         bench.skip("prior-chain/jax-scan", "jax is not installed (pip install 'textebm[bench]')")
+    elif device.type == "cuda":
+        bench.skip("prior-chain/jax-scan", "measured on the CPU")
     else:
         scan = jax_chain(ours, n, 60, size)
         bench.compare("prior-chain/jax-scan", chain, scan, "fp32", what, 9, remark="both free to use any core")
@@ -376,7 +378,8 @@ def memory(bench: Bench, shape: Shape, vocabularies: tuple[int, int]) -> None:
     """Peak memory of a process that makes learning steps, at two vocabularies, against what the weights account for."""
     peaks, weights = [], []
     for vocabulary in vocabularies:
-        command = [sys.executable, __file__, "--peak-memory", str(vocabulary), "--hidden", str(shape.hidden)]
+        of_process = ["--peak-memory", str(vocabulary), "--hidden", str(shape.hidden), "--device", bench.device.type]
+        command = [sys.executable, __file__, *of_process]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
         figures = json.loads(done.stdout.splitlines()[-1])
         peaks.append(figures["peak"])
@@ -394,29 +397,33 @@ def memory(bench: Bench, shape: Shape, vocabularies: tuple[int, int]) -> None:
     )
 
 
-def measure_memory(vocabulary: int, hidden: int) -> None:
+def measure_memory(vocabulary: int, hidden: int, device: torch.device) -> None:
     """What `memory` runs: two learning steps in a process of its own, whose peak is then known to be theirs."""
     shape = Shape(vocabulary=vocabulary, hidden=hidden, embedding=hidden, posterior_steps=2, prior_steps=2)
     case = Case.__new__(Case)  # without the straightforward model, which would count
-    case.shape, case.device = shape, torch.device("cpu")
+    case.shape, case.device = shape, device
     case.config = ModelConfig(
         vocabulary,
         PriorConfig(steps=2),
         GeneratorConfig(embedding_dim=hidden, hidden_dim=hidden),
         InferenceConfig(steps=2, step_size=0.3),
     )
-    case.inputs, case.targets = case._words(), case._words()
+    case.inputs, case.targets = case._words().to(device), case._words().to(device)
     case.lengths = torch.full((shape.batch,), shape.time)
     step = case.learner("fp32")
     step()
     step()
     generator = case.config.generator
     rows = vocabulary * generator.embedding_dim + (vocabulary - 2) * (generator.hidden_dim + 1)
-    print(json.dumps({"peak": peak_bytes(), "weights": 4 * rows}))
+    print(json.dumps({"peak": peak_bytes(device), "weights": 4 * rows}))
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held. Linux's getrusage would count what its parent held at the fork."""
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process has held, on a GPU in tensors there. Linux's getrusage would count what its
+    parent held at the fork.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -477,7 +484,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes, one pair each")
     parser.add_argument("--only", default="", help="only the parts whose name contains this word")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's own choice)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="all", help="cpu, cuda, or all: both, where there is a GPU (default: all)")
     parser.add_argument("--repeats", type=int, default=None, help="pairs a row (default: 5)")
     parser.add_argument("--sentences", type=int, default=None, help="sentences to generate (default: 2,000)")
     parser.add_argument(
@@ -490,24 +497,22 @@ def main() -> int:
     parser.add_argument("--pinned-prior", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.peak_memory is not None:
-        measure_memory(chosen.peak_memory, chosen.hidden)
+        measure_memory(chosen.peak_memory, chosen.hidden, torch.device("cpu" if chosen.device == "all" else chosen.device))
         return 0
     if chosen.pinned_prior:
         measure_pinned()
         return 0
-    if chosen.device.startswith("cuda") and not torch.cuda.is_available():
-        print("skipped: --device cuda, and torch sees no CUDA device here")
-        return 0
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
         os.environ["OMP_NUM_THREADS"] = str(chosen.threads)
-    run(chosen)
+    for device in harness.devices(chosen.device):
+        run(chosen, device)
     return 0
 
 
-def run(chosen: argparse.Namespace) -> None:
-    """All parts that are asked for."""
-    device, quick = torch.device(chosen.device), chosen.quick
+def run(chosen: argparse.Namespace, device: torch.device) -> None:
+    """All parts that are asked for, on a device."""
+    quick = chosen.quick
     shape = Shape(batch=16, time=8, vocabulary=2_002, posterior_steps=3, prior_steps=5) if quick else Shape()
     bench = Bench("chains", device, chosen.repeats or (1 if quick else 5))
     case = Case(shape, device)
@@ -527,8 +532,6 @@ def run(chosen: argparse.Namespace) -> None:
     for name, part in parts.items():
         if chosen.only in name:
             part()
-    if not torch.cuda.is_available():
-        bench.skip("cuda", "torch sees no CUDA device here")
     if chosen.plot is not None and curves:
         plot(curves, chosen.plot)
     if not chosen.no_write:

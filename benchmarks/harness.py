@@ -59,6 +59,20 @@ def figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float | int]:
     }
 
 
+def devices(named: str) -> list[torch.device]:
+    """What `--device` names: cpu, cuda, or all, the CPU and then a GPU where there is one; says what is skipped.
+
+    Args:
+        named: on the command line.
+    """
+    wanted = ["cpu", "cuda"] if named == "all" else [named]
+    found = [name for name in wanted if not name.startswith("cuda") or torch.cuda.is_available()]
+    for name in wanted:
+        if name not in found:
+            print(f"skipped: {name}, torch sees no CUDA device here")
+    return [torch.device(name) for name in found]
+
+
 class Bench:
     """Collects the rows of one suite and writes them into the file of the hardware class."""
 
@@ -118,14 +132,18 @@ class Bench:
         print(f"{self.suite + '/' + name:44s}  skipped: {why}", flush=True)
 
     def write(self, path: Path | None = None, only: str = "") -> Path:
-        """Put the rows into the file, in place of this suite's earlier ones; of a part, of those of the same names."""
+        """Put the rows into the file, in place of this suite's earlier ones of the device; of a part, of those of the
+        same names.
+        """
         path = path or RESULTS / f"bench-{hardware.hardware_class(self.device)}.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         measured = {row["name"] for row in self.rows}
         kept = [
             row
             for row in known
-            if not row["name"].startswith(f"{self.suite}/") or (only and row["name"] not in measured)
+            if not row["name"].startswith(f"{self.suite}/")
+            or row["device"] != self.device.type
+            or (only and row["name"] not in measured)
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(kept + self.rows, indent=1) + "\n", encoding="utf-8")

@@ -89,7 +89,7 @@ class Case:
         """Our chain, with all that is made once for it."""
         images = self.model.condition(ImageBatch(self.pixels), None, precision)  # type: ignore[arg-type]
         settings, n = self.config.inference, self.sizes.batch
-        return inference.short_run_posterior(self.model.prior, lambda: images, n, settings, self.source())[0]
+        return inference.short_run_posterior(self.model.prior, images, n, settings, self.source())[0]
 
     def learner(self, precision: str, micro_batch: int = 0) -> Callable[[], object]:
         """One learning step of ours, on a model of its own."""
@@ -141,28 +141,23 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes, one pair each")
     parser.add_argument("--only", default="", help="only the shapes whose name contains this word")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's own choice)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="all", help="cpu, cuda, or all: both, where there is a GPU (default: all)")
     parser.add_argument("--repeats", type=int, default=None, help="pairs a row (default: 5)")
     parser.add_argument(
         "--output", type=Path, default=None, help="file of results (default: results/bench-HARDWARE.json)"
     )
     parser.add_argument("--no-write", action="store_true", help="print the table only")
     chosen = parser.parse_args()
-    if chosen.device.startswith("cuda") and not torch.cuda.is_available():
-        print("skipped: --device cuda, and torch sees no CUDA device here")
-        return 0
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
-    device = torch.device(chosen.device)
-    bench = Bench("images", device, chosen.repeats or (1 if chosen.quick else 5))
-    print(harness.HEADER)
-    for name, sizes in SIZES.items():
-        if chosen.only in name:
-            measure(bench, name, Case(QUICK if chosen.quick else sizes, device))
-    if not torch.cuda.is_available():
-        bench.skip("cuda", "torch sees no CUDA device here")
-    if not chosen.no_write:
-        print(f"written: {bench.write(chosen.output, chosen.only).name}")
+    for device in harness.devices(chosen.device):
+        bench = Bench("images", device, chosen.repeats or (1 if chosen.quick else 5))
+        print(harness.HEADER)
+        for name, sizes in SIZES.items():
+            if chosen.only in name:
+                measure(bench, name, Case(QUICK if chosen.quick else sizes, device))
+        if not chosen.no_write:
+            print(f"written: {bench.write(chosen.output, chosen.only).name}")
     return 0
 
 

@@ -318,7 +318,9 @@ def rppl_row(bench: Bench, text: Text, samples: Path, size: int, folder: Path) -
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda, or all: both, where there is a GPU; KenLM is on the CPU"
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="rows whose name contains this")
@@ -326,7 +328,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    device = torch.device(chosen.device)
+    for device in harness.devices(chosen.device):
+        measure(chosen, device)
+
+
+def measure(chosen: argparse.Namespace, device: torch.device) -> None:
+    """All rows that are asked for, on a device; those of KenLM on the CPU."""
     bench = Bench("judges", device, 1 if chosen.quick else chosen.repeats)
     text = Text(chosen.quick)
     recipe = get_recipe("tiny" if chosen.quick else "lstm-sentence-ptb")
@@ -334,13 +341,15 @@ def main() -> None:
     print(harness.HEADER)
     lstm_rows(bench, text, recipe, 5 if chosen.quick else 10, chosen.only)
     bench.write(path, chosen.only)  # at once: what comes next takes minutes
+    print(path)
+    if device.type == "cuda":
+        return
     if chosen.only in "judges/kenlm-score":
         kenlm_score_row(bench, text, 1 if chosen.quick else 3)
         bench.write(path, chosen.only)
     if any(chosen.only in f"judges/kenlm-{name}" for name in ("memory", "rppl")):
         kenlm_file_rows(bench, text, chosen.quick, chosen.only)
         bench.write(path, chosen.only)
-    print(path)
 
 
 if __name__ == "__main__":

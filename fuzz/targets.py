@@ -606,8 +606,8 @@ def _results() -> list[bytes]:
 @target("results", _results, is_slow=True)
 def results(data: bytes, folder: Path) -> None:
     """Results that compare reads, beside a valid one; as scores, and as runs of an experiment."""
+    from textebm.comparison.text import Systems, read_run
     from textebm.lm_eval.compare import compare_files
-    from textebm.lm_eval.systems import Systems, read_run
 
     mine, valid = _put(folder, "mine.json", data), _put(folder, "valid.json", _results()[1])
     found = compare_files([mine, valid], published=True)
@@ -622,7 +622,7 @@ def results(data: bytes, folder: Path) -> None:
 
 
 def _image_results() -> list[bytes]:
-    from textebm.image_eval.systems import METRICS
+    from textebm.comparison.images import METRICS
 
     scores = {metric: {"score": 9.5, "signature": f"metric:{metric}|data:mnist|n:100|real-n:50"} for metric in METRICS}
     return [json.dumps({"name": "a-0", "preset": "mnist", "method": "lebm", "seed": 0, **scores}).encode()]
@@ -631,7 +631,7 @@ def _image_results() -> list[bytes]:
 @target("image-results", _image_results, 2048)
 def image_results(data: bytes, folder: Path) -> None:
     """Results on images."""
-    from textebm.image_eval.systems import ImageSystems, is_image_run, read_image_run
+    from textebm.comparison.images import ImageSystems, is_image_run, read_image_run
 
     path = _put(folder, "mine.json", data)
     is_image_run(path)

@@ -68,6 +68,24 @@ def test_a_part_of_a_suite_replaces_its_own_rows_only(harness, tmp_path):
     ]
 
 
+def test_a_device_replaces_its_own_rows_only(harness, tmp_path):
+    path = tmp_path / "bench.json"
+    for device in ("cpu", "meta", "cpu"):
+        bench = harness.Bench("one", torch.device(device), 1)
+        bench.add("a", "fp32", {})
+        bench.write(path)
+    assert [row["device"] for row in json.loads(path.read_text())] == ["meta", "cpu"]
+
+
+def test_a_device_that_is_not_there_is_named(harness, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert harness.devices("all") == [CPU]
+    assert harness.devices("cuda:1") == []
+    assert capsys.readouterr().out.count("torch sees no CUDA device here") == 2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert harness.devices("all") == [CPU, torch.device("cuda")]
+
+
 def test_the_images_of_the_reference_are_ours(root, monkeypatch):
     """Same weights: the same mean image, and along a chain the same slope up to the constant of the density."""
     monkeypatch.syspath_prepend(root / "benchmarks")
@@ -106,7 +124,7 @@ def test_a_small_run_of_the_chains(root, tmp_path):
         assert "skipped: this device has no bf16 products of its own" in out
     assert all(row["ratio"] > 0 and row["threads"] == 1 and row["commit"] for row in rows)
     assert "ratio" in out
-    assert "skipped: torch sees no CUDA device here" in out or torch.cuda.is_available()
+    assert "skipped: cuda, torch sees no CUDA device here" in out or torch.cuda.is_available()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read as Linux reports it")

@@ -11,11 +11,11 @@ import pytest
 from filelock import FileLock
 
 from textebm import checkpoint, experiment, measures
+from textebm.comparison.images import ImageSystems, read_image_run
 from textebm.config import load_config, method_names, to_dict
 from textebm.data.registry import resolve
 from textebm.errors import UsageError
 from textebm.experiment import SMOKE, TABLE2, Cell, Experiment, Sitting, parse_settings, plan
-from textebm.image_eval.systems import ImageSystems, read_image_run
 from textebm.lm_eval.kept import kept_scores
 
 

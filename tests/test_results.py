@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from textebm.comparison.text import Systems, read_run
 from textebm.config import from_dict, load_config, to_dict
 from textebm.lm_eval import Signature
-from textebm.lm_eval.systems import Systems, read_run
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = (

@@ -155,9 +155,8 @@ def signature(arguments: Sequence[str]) -> int:
 def compare(arguments: Sequence[str]) -> int:
     """`textebm compare`."""
     chosen = parse(options.Compare, "compare", arguments)
-    from textebm.image_eval import systems as image_systems
+    from textebm.comparison import images, text
     from textebm.lm_eval import compare as comparing
-    from textebm.lm_eval import systems
     from textebm.lm_eval.published import render_published
 
     if chosen.published and not chosen.files:
@@ -169,18 +168,18 @@ def compare(arguments: Sequence[str]) -> int:
         raise UsageError(f"--resamples is {chosen.resamples}: it must be at least 1")
     for path in chosen.files:
         require_file("compare", path)
-    comparison: comparing.Comparison | systems.Systems | image_systems.ImageSystems
-    of_images = [path for path in map(Path, chosen.files) if image_systems.is_image_run(path)]
+    comparison: comparing.Comparison | text.Systems | images.ImageSystems
+    of_images = [path for path in map(Path, chosen.files) if images.is_image_run(path)]
     if of_images:
         if len(of_images) < len(chosen.files):
             raise UsageError("results on images and on text do not share a table: compare them apart")
         if chosen.published:
             raise UsageError("--published: no published figure of images was measured as these are: leave it out")
-        runs = [image_systems.read_image_run(path) for path in of_images]
-        comparison = image_systems.ImageSystems(runs, against=chosen.against)
+        runs = [images.read_image_run(path) for path in of_images]
+        comparison = images.ImageSystems(runs, against=chosen.against)
     elif chosen.by_method or chosen.against:
-        comparison = systems.Systems(
-            [systems.read_run(Path(path)) for path in chosen.files],
+        comparison = text.Systems(
+            [text.read_run(Path(path)) for path in chosen.files],
             against=chosen.against,
             published=chosen.published,
             resamples=chosen.resamples,

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from textebm.comparison.text import Systems, mean_and_spread, read_run
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import Signature
 from textebm.lm_eval.bootstrap import interval
 from textebm.lm_eval.kept import grouped, keep_scores, kept_scores
 from textebm.lm_eval.perplexity import SentenceScores
 from textebm.lm_eval.published import published_rows, published_tables
-from textebm.lm_eval.systems import Systems, mean_and_spread, read_run
 
 PTB = "5145926136ee"
 KENLM = "data:ptb|train:{train}|n:42068|decoding:sample-t1|judge:kenlm5|order:5|eos:yes|seed:0|version:0.1.0"

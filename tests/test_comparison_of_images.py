@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from textebm.comparison.images import METRICS, ImageSystems, paired_difference, read_image_run
 from textebm.errors import DataError, UsageError
-from textebm.image_eval.systems import METRICS, ImageSystems, paired_difference, read_image_run
 
 MSE = "metric:mse|data:mnist|split:test|seed:0|images:100|scale:-1..1|inference:short-run|steps:20|version:1"
 FRECHET = "metric:frechet-mobilenetv2|data:mnist|against:test|real:abc|real-n:100|n:50|version:1"
