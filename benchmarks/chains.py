@@ -497,7 +497,9 @@ def main() -> int:
     parser.add_argument("--pinned-prior", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.peak_memory is not None:
-        measure_memory(chosen.peak_memory, chosen.hidden, torch.device("cpu" if chosen.device == "all" else chosen.device))
+        measure_memory(
+            chosen.peak_memory, chosen.hidden, torch.device("cpu" if chosen.device == "all" else chosen.device)
+        )
         return 0
     if chosen.pinned_prior:
         measure_pinned()

@@ -25,7 +25,7 @@ GO_ON = {"on_divergence": "reject"}
 CHECKPOINT_EVERY = 500
 """Learning steps between two checkpoints, beside those at the ends of epochs: what a crash costs at most."""
 
-Size = Literal["small", "full"]
+Size = Literal["small", "fast", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Experiment:
     Args:
         name: of the experiment, and of its folders.
         description: one line.
-        presets: presets (or configuration files) at each size: `small`, for a CPU; `full`, as published.
+        presets: presets (or configuration files) at each size: `small`, for a CPU; `full`, as published; `fast`, of
+            published size with the fast chains, which a CPU bears.
         methods: rows: methods laid over each preset (`textebm.config.method_names`); one that is not there yet is left
             out, and said so.
         settings: dotted key -> value, laid over preset and method in every cell.
@@ -55,7 +56,7 @@ class Experiment:
 TABLE2 = Experiment(
     "table2",
     "FPPL, RPPL and NLL of text: the paper's Table 2, with its baselines and its successors",
-    {"small": ("ptb-small", "snli-small"), "full": ("ptb", "snli", "yahoo")},
+    {"small": ("ptb-small", "snli-small"), "fast": ("ptb-fast",), "full": ("ptb", "snli", "yahoo")},
     (
         "lebm",
         "sri",

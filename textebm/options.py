@@ -755,8 +755,8 @@ class Experiment(DeviceOptions):
     """Rows to which it is limited (default: all that this version has)."""
     seeds: int = 3
     """Runs of each row, with seeds 0, 1, ..."""
-    size: Literal["small", "full"] = "small"
-    """Presets for a CPU, or those of published size."""
+    size: Literal["small", "fast", "full"] = "small"
+    """Presets for a CPU, or those of published size; fast: of published size, with the fast chains, for a CPU."""
     set: tuple[str, ...] = ()
     """KEY=VALUE ...: settings laid over every cell, such as precision=fp32 where the CPU is slow in 16 bits."""
     protocols: tuple[str, ...] = ("kenlm5",)

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from textebm.config import ConvolutionConfig
 from textebm.errors import ConfigError
-from textebm.model import softmax
+from textebm.model import few_channels, softmax
 from textebm.model.candidates import Candidates
 from textebm.model.generators import Computation, ConditionedLikelihood, Generator
 from textebm.model.image_batch import ImageBatch, ImageShape
@@ -319,8 +319,8 @@ class _Frozen:
         (entry, entry_bias), *self.rest = [
             (weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in folded
         ]
-        self.entry = entry.flatten(1)  # (latent, channels · side²)
-        self.entry_bias = None if entry_bias is None else entry_bias.repeat_interleave(model.layers[0].side ** 2)
+        self.entry = entry.permute(0, 2, 3, 1).flatten(1)  # (latent, side² · channels)
+        self.entry_bias = None if entry_bias is None else entry_bias.repeat(model.layers[0].side ** 2)
         layout = torch.channels_last
         self.rest = [(weight.contiguous(memory_format=layout), bias) for weight, bias in self.rest]
 
@@ -341,11 +341,15 @@ class _Frozen:
         model, first = self.model, self.model.layers[0]
         x = z.to(self.dtype) @ self.entry
         x = x if self.entry_bias is None else x + self.entry_bias
-        x = x.view(-1, first.outputs, first.side, first.side).contiguous(memory_format=torch.channels_last)
+        x = x.view(-1, first.side, first.side, first.outputs).permute(0, 3, 1, 2)
         for number, (weight, bias) in enumerate(self.rest):
             layer = model.layers[number + 1]
             x = activate(model.config.activation, self._normalised(x, number))
-            x = functional.conv_transpose2d(x, weight, bias, layer.stride, layer.padding)
+            last = number + 1 == len(self.rest)
+            if last and few_channels.applies(layer.outputs, layer.kernel, layer.stride, layer.padding, x.device):
+                x = few_channels.transposed(x, weight, bias)
+            else:
+                x = functional.conv_transpose2d(x, weight, bias, layer.stride, layer.padding)
         return model.output(x)
 
     def _normalised(self, x: Pixels, number: int) -> Pixels:
