@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from textebm.comparison.text import Systems, mean_and_spread, read_run
+from textebm.config import load_config, to_dict
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import Signature
 from textebm.lm_eval.bootstrap import interval
@@ -218,6 +219,20 @@ class TestRows:
     def test_a_setting_that_came_later_makes_no_other_row(self, results: Results) -> None:
         results.add("sri", 3, config={"seed": 3, "data": "ptb", "prior": {"of_tomorrow": 1}})
         assert not any("different settings" in warning for warning in results.compared().warnings)
+
+    def test_rows_that_differ_in_more_than_their_methods(self, results: Results) -> None:
+        shipped = {method: to_dict(load_config("ptb-small", method)) for method in ("lebm", "vae")}
+        results.add("vae", 0, config=shipped["vae"] | {"seed": 0})
+        assert not any("more than its method" in warning for warning in results.compared().warnings)
+        results.paths.clear()
+        results.add("lebm", 0, config=shipped["lebm"] | {"epochs": 7})
+        results.add("vae", 0, config=shipped["vae"])
+        said = "lebm on ptb-small: it differs from other rows in more than its method: epochs 7"
+        assert said in results.compared().warnings
+        results.paths.clear()
+        for method, settings in shipped.items():
+            results.add(method, 0, config=settings | {"epochs": 7, "data_dir": method})
+        assert not any("more than its method" in warning for warning in results.compared().warnings)
 
     def test_runs_differ_in_what_is_done_about_exploding_chains(self, results: Results) -> None:
         results.add("sri", 3, config={"seed": 3, "data": "ptb", "on_divergence": "reject"})

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from textebm import plain_json
+from textebm.config import load_config, method_names, preset_names, to_dict
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import tables
 from textebm.lm_eval.bootstrap import Difference
@@ -39,8 +40,8 @@ from textebm.lm_eval.signature import Signature
 Places = tuple[tuple[str, ...], ...]
 """Where a figure may stand in a result; the first that is there counts."""
 
-NO_OTHER_MODEL = ("seed", "on_divergence")
-"""Settings in which runs of one row may differ: the seed, and what is done about chains that explode, if one does."""
+NO_OTHER_MODEL = ("seed", "on_divergence", "data_dir")
+"""Settings in which runs of one row may differ: the seed, what is done about an exploding chain, where the text is."""
 
 FIGURES: dict[str, Places] = {
     "reconstruction NLL": (("test", "reconstruction_nll"),),
@@ -111,6 +112,14 @@ class Run:
         """What `textebm likelihood` warned of."""
         warnings = self.within(("likelihood", "details", "warnings"))
         return list(map(str, warnings)) if isinstance(warnings, list) else []
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """Those that are neither its preset's nor its method's; none where these do not ship."""
+        if self.preset not in preset_names() or self.method not in method_names():
+            return {}
+        shipped = dict(_leaves(to_dict(load_config(self.preset, self.method))))
+        return {key: value for key, value in self.settings.items() if value != shipped.get(key, value)}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -282,7 +291,7 @@ class Systems:
         compared = compare_items([item for run in runs for item in run.items])
         self.tables = compared.tables
         self.known = published_rows()
-        self._warnings = [*compared.warnings, *self._unlike_settings(), *self._absent_scores()]
+        self._warnings = [*compared.warnings, *self._unlike_settings(), *self._own_settings(), *self._absent_scores()]
 
     def _absent_scores(self) -> list[str]:
         """Rows in which a score of some seed is missing: it stands in another table, or was not measured."""
@@ -308,6 +317,18 @@ class Systems:
                 said.append(
                     f"{method} on {preset}: its runs were trained with different settings ({', '.join(unlike)})"
                 )
+        return said
+
+    def _own_settings(self) -> list[str]:
+        """Rows that differ from others in more than their methods."""
+        own = {row: of_row[0].own_settings for row, of_row in by_row(self.runs).items()}
+        said = []
+        for (preset, method), settings in own.items():
+            others = [those for (of, _), those in own.items() if of == preset]
+            unlike = [key for key in settings if any(those.get(key) != settings[key] for those in others)]
+            if unlike:
+                values = ", ".join(f"{key} {settings[key]}" for key in sorted(unlike))
+                said.append(f"{method} on {preset}: it differs from other rows in more than its method: {values}")
         return said
 
     def rows(self, table: Table) -> list[Row]:
