@@ -157,6 +157,22 @@ class TestTraining:
             for name in one.keys() - {"kind"}:
                 assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-3), name
 
+    def test_what_became_of_pictures_is_said(self, tiny: Path, pictures: Path, command, tmp_path: Path) -> None:
+        copy = tmp_path / "copy"
+        shutil.copytree(pictures, copy)
+        first, second, *_ = sorted((copy / "train").glob("*.png"))
+        first.write_bytes(first.read_bytes()[:40])
+        Image.open(second).convert("L").save(second)
+        words = ("train", "--config", tiny, "--data", copy, "--images.channels", 3, "--max-steps", 1, *QUICK)
+        refused = command(*words, "--run-dir", "run")
+        assert refused.code == 2
+        assert first.name in refused.err
+        done = command(*words, "--images.skip-bad", "True", "--run-dir", "run")
+        assert done.code == 0, done.err
+        assert "train: 59 images, 1 converted from L, 1 left out as unreadable" in done.err
+        (named,) = [line for line in done.err.splitlines() if first.name in line]
+        assert named.startswith("    ") and "no picture of a known format" in named
+
     def test_other_images_are_not_what_a_run_goes_on_with(
         self, tiny: Path, pictures: Path, command, tmp_path: Path
     ) -> None:
