@@ -255,25 +255,21 @@ def test_the_readme_quotes_the_tilt_beside_the_generator() -> None:
 
 def test_the_readme_quotes_the_two_priors_at_temperature_1() -> None:
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    cells = {
-        (data, method): read(ROOT / "results" / "table2" / f"{data}-small-{method}-seed0.json")
-        for data in ("ptb", "snli")
-        for method in ("lebm", "sri")
-    }
-    figures = {
-        (data, method, metric): f"{cell[metric]['score']:.1f}"
-        for (data, method), cell in cells.items()
-        for metric in ("fppl", "rppl")
-    }
-    fppl, rppl = ([figures["ptb", method, metric] for method in ("lebm", "sri")] for metric in ("fppl", "rppl"))
-    assert (
-        f"on PTB FPPL {fppl[0]} with the EBM prior and {fppl[1]} with the Gaussian, RPPL {rppl[0]} and {rppl[1]};"
-        in text
-    )
-    fppl, rppl = ([figures["snli", method, metric] for method in ("lebm", "sri")] for metric in ("fppl", "rppl"))
-    assert f"on SNLI {fppl[0]} and {fppl[1]}, {rppl[0]} and {rppl[1]}." in text
-    language_model = read(ROOT / "results" / "table2" / "ptb-small-lstm-lm-seed0.json")
-    assert f"has {language_model['fppl']['score']:.1f} and {language_model['rppl']['score']:.1f} on PTB" in text
+    quoted, seeds = [], set()
+    for corpus in ("ptb", "snli"):
+        folder = ROOT / "results" / "table2"
+        paths = [path for name in ("lebm", "sri") for path in sorted(folder.glob(f"{corpus}-small-{name}-seed*.json"))]
+        (differences,) = Systems([read_run(path) for path in paths], against=["sri"]).differences
+        for difference in differences:
+            low, high = difference.difference_interval
+            quoted.append(f"{difference.difference:.1f} ({low:.1f} to {high:.1f})".replace("-", "−"))
+            seeds.add(difference.seeds)
+    fppl, rppl, fppl_snli, rppl_snli = quoted
+    assert f"on PTB FPPL {fppl} and RPPL {rppl}, on SNLI {fppl_snli} and {rppl_snli}." in text
+    assert f"EBM less Gaussian over {'two' if min(seeds) == 2 else 'three'} seeds" in text
+    language_models = [read(path) for path in sorted(folder.glob("ptb-small-lstm-lm-seed*.json"))]
+    figures = [f"{mean(run[metric]['score'] for run in language_models):.1f}" for metric in ("fppl", "rppl")]
+    assert f"A plain language model of the same size has {figures[0]} and {figures[1]} on PTB" in text
     drawn, drawn_sri = (
         read(ROOT / "results" / "images" / f"mnist-small-{name}-seed0.json") for name in ("lebm", "sri")
     )
