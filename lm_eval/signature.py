@@ -112,7 +112,11 @@ KNOWN: dict[str, tuple[Weight, str]] = {
         "A: train is 80 % of all images of the other classes, test the rest of them and all of that class; B: the "
         "published splits, without that class in train",
     ),
-    "ranked-by": ("decisive", "what anomalies are told by; joint: −log p(x, z) up to a constant, z a posterior sample"),
+    "ranked-by": (
+        "decisive",
+        "what anomalies are told by, at a posterior sample z, up to a constant; joint: −log p(x, z); prior: −log p(z); "
+        "likelihood: −log p(x|z)",
+    ),
     "last-epochs": ("decisive", "epochs at the end of training over which the score is a mean"),
     "run-seeds": ("uncertainty", "seeds of the training runs whose mean score this is"),
     "latent-model": ("decisive", "first digits of the SHA-256 of the weights of the model whose chains were run"),

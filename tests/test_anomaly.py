@@ -241,6 +241,14 @@ class TestProgram:
         numbers = json.loads((tmp_path / "plots" / "B-2.json").read_text(encoding="utf-8"))
         assert sum(numbers["histogram"]["anomalous"]) == 10
 
+    def test_one_side_of_the_score(self, tiny: Path, command) -> None:
+        words = ("anomaly", "--config", tiny, *WORDS, "--splits", "B")
+        by = {name: json.loads(command(*words, "--ranked-by", name).out) for name in ("joint", "prior", "likelihood")}
+        for name, found in by.items():
+            assert f"|ranked-by:{name}|" in found["signature"]
+            assert {each: found["score"] for each, found in by.items()} == found["details"]["cells"][0]["auprc_by"]
+        assert by["prior"]["score"] < by["joint"]["score"]  # what is odd about these images is in their pixels
+
     def test_a_run_is_the_one_that_train_makes(self, tiny: Path, command, tmp_path: Path) -> None:
         assert command("anomaly", "--config", tiny, *WORDS, "--splits", "A", "--output", "one.json").code == 0
         words = ("--images.exclude-class", "odd", "--images.pool", "True", "--run-dir", "plain")

@@ -16,7 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -36,6 +36,10 @@ from textebm.model.random import stream
 Split = Literal["A", "B"]
 """A: the images of all published splits; 80 % of those of the other classes are train, and test is the rest and all of
 the class that is held out. B: the published splits, without that class in train; test is the published one."""
+
+RankedBy = Literal["joint", "prior", "likelihood"]
+"""joint: −log p(x, z), the published score; prior: −log p(z) alone, how odd z is; likelihood: −log p(x|z) alone, how
+badly x is made again; all up to constants."""
 
 METRIC = "auprc"
 BATCH = 256
@@ -61,6 +65,11 @@ class Scores:
     def total(self) -> NDArray[np.float64]:
         """(samples,) the score: a larger one is more anomalous."""
         return self.energy + self.gaussian + self.nll
+
+    def ranked(self, by: RankedBy) -> NDArray[np.float64]:
+        """(samples,) the score, or one side of it."""
+        sides = {"joint": self.total, "prior": self.energy + self.gaussian, "likelihood": self.nll}
+        return sides[by]
 
     @property
     def parts(self) -> dict[str, NDArray[np.float64]]:
@@ -408,6 +417,7 @@ def detect(
         "auprc": dataclasses.asdict(Spread.of(auprc)),
         "auroc": dataclasses.asdict(Spread.of(auroc)),
         "interval": list(ends(drawn)),
+        "auprc_by": {by: _auprc(anomalous, runs, by) for by in get_args(RankedBy)},
         "chance": {"auprc": base_rate, "auroc": 0.5},
         "worst": {"auprc": ranking.lowest_average_precision(anomalous), "auroc": 0.0},
         "runs": [
@@ -416,6 +426,12 @@ def detect(
         ],
     }
     return Detection(described, drawn)
+
+
+def _auprc(anomalous: NDArray[np.bool_], runs: Sequence[tuple[int, Sequence[EpochScores]]], by: RankedBy) -> float:
+    """Mean over runs and epochs by one side of the score."""
+    every = [ranking.Ranking(e.scores.ranked(by), anomalous).average_precision() for _, epochs in runs for e in epochs]
+    return float(np.mean(every))
 
 
 def _epoch(found: EpochScores, anomalous: NDArray[np.bool_], auprc: float, auroc: float) -> dict[str, Any]:

@@ -817,6 +817,8 @@ class Anomaly(DeviceOptions):
     """Epochs at the end of a run that are scored."""
     samples: int = 1
     """Posterior samples of each image or sentence, over which the score is a mean."""
+    ranked_by: Literal["joint", "prior", "likelihood"] = "joint"
+    """joint: by -log p(x, z), the published score; prior: by -log p(z) alone; likelihood: by -log p(x|z) alone."""
     per_token: bool = False
     """Divide a sentence's score by its tokens, end of sentence included."""
     run_dir: str | None = None

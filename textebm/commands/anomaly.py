@@ -34,7 +34,12 @@ OF_DATA = ("data", "data_dir", "text_field")
 """Settings that may be other ones than those a model was trained with."""
 OF_TRAINING = ("config", "method", "splits", "seeds", "last", "run_dir", "max_minutes")
 """Options of the runs that are trained."""
-SCORE = "-log p(x, z), z a posterior sample, without the prior's log Z and the constant of its Gaussian"
+SCORES = {
+    "joint": "-log p(x, z), z a posterior sample, without the prior's log Z and the constant of its Gaussian",
+    "prior": "-log p(z), z a posterior sample, without the prior's log Z and the constant of its Gaussian",
+    "likelihood": "-log p(x|z), z a posterior sample",
+}
+"""What is ranked, by its name."""
 
 
 def anomaly(arguments: Sequence[str]) -> int:
@@ -111,6 +116,7 @@ def _train_and_score(chosen: options.Anomaly) -> int:
     device = choose_device(chosen.device)
     deadline = None if chosen.max_minutes is None else time.monotonic() + 60 * chosen.max_minutes
     table, code = _Table(chosen, short_name(settings.data)), 0
+    totals = _ranked(chosen)
     with interrupts() as interrupted, _View() as view:
         sitting = anomalies.Sitting(
             runs, device, chosen.samples, chosen.last, deadline, lambda: interrupted() > 0, view, view.scored
@@ -132,15 +138,27 @@ def _train_and_score(chosen: options.Anomaly) -> int:
                 if len(epochs) < min(chosen.last, settings.epochs):
                     table.warnings.append(f"{cell.name} had left epochs behind unscored: {len(epochs)} are scored")
             if found:
-                detected = anomalies.detect(test.anomalous, found, resamples=chosen.resamples, number=number)
+                detected = anomalies.detect(test.anomalous, found, totals, chosen.resamples, number)
                 table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
-                last = found[0][1][-1].scores.total
+                last = totals(found[0][1][-1].scores)
                 _draw(chosen.plot, f"{split}-{same[0].number}", last, test.anomalous)
     if table.unfinished:
         say(f"not done: {', '.join(table.unfinished)}. The same command goes on")
     if table.cells:
         table.write()
     return 130 if interrupted() else code
+
+
+def _ranked(
+    chosen: options.Anomaly, tokens: "NDArray[np.int64] | None" = None
+) -> "Callable[[anomalies.Scores], NDArray[np.float64]]":
+    """What is ranked; `tokens` are those of each sentence."""
+
+    def totals(scores: "anomalies.Scores") -> "NDArray[np.float64]":
+        found = scores.ranked(chosen.ranked_by)
+        return found / tokens if tokens is not None and chosen.per_token else found
+
+    return totals
 
 
 def _facts(settings: Config, test: "anomalies.Test", split: str, held_out: str) -> dict[str, object]:
@@ -181,9 +199,10 @@ def _score_images(chosen: options.Anomaly, folder: Path) -> int:
         found = anomalies.score_checkpoint(folder, test, sitting)
     split, held_out = "A" if corpus.pool else "B", corpus.class_names[corpus.excluded]
     table = _Table(chosen, corpus.name)
-    detected = anomalies.detect(test.anomalous, [(settings.seed, [found])], resamples=chosen.resamples)
+    totals = _ranked(chosen)
+    detected = anomalies.detect(test.anomalous, [(settings.seed, [found])], totals, chosen.resamples)
     table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
-    _draw(chosen.plot, f"{split}-{corpus.excluded}", found.scores.total, test.anomalous)
+    _draw(chosen.plot, f"{split}-{corpus.excluded}", totals(found.scores), test.anomalous)
     table.write()
     return 0
 
@@ -224,9 +243,7 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     anomalous = np.arange(len(scores.nll)) >= len(texts[0])
     tokens = np.concatenate([text.lengths[np.arange(len(text))] + 1 for text in texts])
 
-    def totals(each: "anomalies.Scores") -> "NDArray[np.float64]":
-        return each.total / tokens if chosen.per_token else each.total
-
+    totals = _ranked(chosen, tokens)
     epoch = anomalies.EpochScores(progress.epoch, progress.step, scores)
     detected = anomalies.detect(anomalous, [(settings.seed, [epoch])], totals, chosen.resamples)
     digests = "-".join(marginal.text_digest(text) for text in texts)
@@ -309,7 +326,7 @@ class _Table:
             "data": self.data,
             **facts,
             "samples": self.chosen.samples,
-            "ranked-by": "joint-per-token" if self.chosen.per_token else "joint",
+            "ranked-by": self.chosen.ranked_by + "-per-token" * self.chosen.per_token,
             "last-epochs": epochs,
             "run-seeds": ",".join(map(str, seeds)),
             "interval": f"bootstrap-{self.chosen.resamples}",
@@ -338,7 +355,7 @@ class _Table:
             "signature": signature,
             METRIC: {cell["held_out"]: {key: cell["auprc"][key] for key in ("mean", "sd")} for cell in cells},
             "details": {
-                "score": SCORE,
+                "score": SCORES[self.chosen.ranked_by],
                 "cells": self.cells,
                 "published": self._published(),
                 "unfinished": self.unfinished,
@@ -398,6 +415,8 @@ ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "95 % interval": lambda cell: f"{cell['interval'][0]:.3f} to {cell['interval'][1]:.3f}",
     "chance (base rate)": lambda cell: f"{cell['base_rate']:.3f}",
     "lowest possible": lambda cell: f"{cell['worst']['auprc']:.3f}",
+    "AUPRC by -log p(z) alone": lambda cell: f"{cell['auprc_by']['prior']:.3f}",
+    "AUPRC by -log p(x|z) alone": lambda cell: f"{cell['auprc_by']['likelihood']:.3f}",
     "AUROC": lambda cell: _spread(cell["auroc"]),
 }
 """Rows of a table for people."""
