@@ -85,8 +85,8 @@ KNOWN: dict[str, tuple[Weight, str]] = {
         "of the code of Pang et al. (2020)",
     ),
     "scale": ("decisive", "values of a pixel: black to white"),
-    "inference": ("decisive", "how z was inferred: chain, by Langevin dynamics; amortised, by an encoder; or both"),
-    "steps": ("decisive", "steps of that chain"),
+    "inference": ("decisive", "how z was inferred, as inference.kind of the settings has it"),
+    "steps": ("decisive", "steps of its chain"),
     "max-images": ("decisive", "most training images that were taken; absent: all of them"),
     "bound": (
         "uncertainty",

@@ -91,7 +91,8 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     if chosen.file is not None:
         refuse(chosen, OF_A_SPLIT, "split", "data", "data_dir")
         data = pictures = named_pictures(model, folder, chosen.file)
-        facts = {"data": Path(chosen.file).name, "test": pictures.digest[:SHORT]}
+        kept = {"test": pictures.digest[:SHORT], "crop": image_generation.crop_of(folder)}
+        facts: dict[str, Any] = {"data": Path(chosen.file).name, **kept}
     else:
         data, facts = _split(chosen.split, chosen.data, chosen.data_dir, folder)
     rows = spread(len(data), chosen.n or 0)
@@ -107,8 +108,7 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     above, below = (torch.cat(parts)[: chosen.pairs] for parts in zip(*shown, strict=True))
     with writing(grid, "--grid"):
         image_generation.write_grid(Path(grid), *_in_pairs(above, below))
-    how: dict[str, Any] = {"crop": image_generation.crop_of(folder), "seed": chosen.seed}
-    found = _scored(torch.cat(errors).double().numpy(), model, facts | how)
+    found = _scored(torch.cat(errors).double().numpy(), model, facts | {"seed": chosen.seed})
     say(f"images above their reconstructions: {grid}")
     described = json.dumps(found, ensure_ascii=False, indent=2) if chosen.format == "json" else _describe(found)
     write(described, chosen.output)
@@ -176,7 +176,8 @@ def _split(
 
     corpus = ImageMaterial.resolve_for(folder, data, data_dir)
     images = corpus.encoded(split)
-    return images, {"data": corpus.name, "scored": split, "test": images.report.digest[:SHORT]}
+    kept = {"test": images.report.digest[:SHORT], "crop": corpus.fitting.crop}
+    return images, {"data": corpus.name, "scored": split, **kept}
 
 
 def _in_pairs(above: "Tensor", below: "Tensor", columns: int = 8) -> tuple["Tensor", int]:
