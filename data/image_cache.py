@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +59,18 @@ class ImageReport:
         return ImageShape(self.channels, self.height, self.width)
 
     def __str__(self) -> str:
-        parts = [f"{self.count:,} images of {self.shape}"]
-        parts += [f"{len(self.labels)} classes"] if self.labels else []
-        parts += [f"{count:,} converted from {mode}" for mode, count in self.converted.items()]
-        parts += [f"{self.left_out:,} left out as unreadable"] if self.left_out else []
+        parts = [f"{self.count:,} images of {self.shape}", *remarks(self.labels, self.converted, self.left_out)]
         return ", ".join(parts)
+
+
+def remarks(labels: Sized, converted: Mapping[str, int], left_out: int) -> list[str]:
+    """What is said of a split beside its number of images: classes, conversions, pictures that were left out.
+
+    The arguments are those of a report.
+    """
+    said = [f"{len(labels)} classes"] if labels else []
+    said += [f"{count:,} converted from {mode}" for mode, count in converted.items()]
+    return [*said, f"{left_out:,} left out as unreadable"] if left_out else said
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

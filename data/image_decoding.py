@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -94,9 +94,14 @@ class Fitting:
                     f"({CELEBA_SIZE[0]}×{CELEBA_SIZE[1]}); take the crop named centre"
                 )
             return AUTHORS_BOX
-        side = min(size)
-        left, top = (size[0] - side) // 2, (size[1] - side) // 2
-        return left, top, left + side, top + side
+        return centred(size)
+
+
+def centred(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the largest centred square of a picture, of whose width and height."""
+    side = min(size)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return left, top, left + side, top + side
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,7 @@ class FittingOfAny(Fitting):
     """
 
     def _box(self, picture: Picture, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        fitting = self if size == CELEBA_SIZE else replace(self, crop="centre")
-        return Fitting._box(fitting, picture, size)
+        return super()._box(picture, size) if size == CELEBA_SIZE else centred(size)
 
 
 def opened(picture: Picture) -> "Image":

@@ -413,7 +413,7 @@ def resolve_images(
     if name in image_card_names():
         card = load_image_card(name)
         shape = ImageShape(channels or card.channels, size or card.size, size or card.size)
-        fitting = Fitting(shape, crop or card.crop)
+        fitting = Fitting(shape, chosen_crop(name, crop))
         plain = ImageCorpus(name, _published(card, data_dir), fitting, card, max_images, whole_train, skip_bad)
         return _arranged(plain, exclude_class, pool)
     if name.startswith(HUB_PREFIX):
@@ -428,9 +428,19 @@ def resolve_images(
                 f"{name!r} is neither a folder nor an archive of images, nor a named set; named sets: {known}"
             )
         short, sources = path.resolve().name.split(".")[0] or "images", folder_sources(open_container(path))
-    fitting = _fitting(sources["train"], size, crop or "centre", channels)
+    fitting = _fitting(sources["train"], size, chosen_crop(name, crop), channels)
     plain = ImageCorpus(short, sources, fitting, None, max_images, whole_train, skip_bad)
     return _arranged(plain, exclude_class, pool)
+
+
+def chosen_crop(name: str, crop: Crop | None) -> Crop:
+    """What is kept of the pictures of a set: what is asked for, else of a named set its own, else the centred square.
+
+    Args:
+        name: of the set.
+        crop: what is asked for.
+    """
+    return crop or (load_image_card(name).crop if name in image_card_names() else "centre")
 
 
 def _arranged(corpus: ImageCorpus, exclude_class: str | None, pool: bool) -> ImageCorpus:

@@ -363,6 +363,7 @@ class TestText:
         per_token = json.loads(command(*words, "--per-token").out)
         assert "ranked-by:joint-per-token|" in per_token["signature"]
         assert per_token["score"] != found["score"]
+        assert per_token["score"] == per_token["details"]["cells"][0]["auprc_by"]["joint"]
         assert per_token["score"] > cell["base_rate"] + 0.2  # word order is off: more nats a word
         lines = command(*words, "--format", "text").lines
         assert any(line.startswith("AUROC") for line in lines)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from textebm.comparison.text import Systems, mean_and_spread, read_run
+from textebm.comparison.runs import mean_and_spread
+from textebm.comparison.text import Systems, read_run
 from textebm.config import load_config, to_dict
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import Signature

@@ -40,6 +40,7 @@ the class that is held out. B: the published splits, without that class in train
 RankedBy = Literal["joint", "prior", "likelihood"]
 """joint: −log p(x, z), the published score; prior: −log p(z) alone, how odd z is; likelihood: −log p(x|z) alone, how
 badly x is made again; all up to constants."""
+SIDES: tuple[RankedBy, ...] = get_args(RankedBy)
 
 METRIC = "auprc"
 BATCH = 256
@@ -66,10 +67,10 @@ class Scores:
         """(samples,) the score: a larger one is more anomalous."""
         return self.energy + self.gaussian + self.nll
 
-    def ranked(self, by: RankedBy) -> NDArray[np.float64]:
-        """(samples,) the score, or one side of it."""
+    def ranked(self, by: RankedBy, tokens: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """(samples,) the score, or one side of it; a token, where the tokens of each sample are given."""
         sides = {"joint": self.total, "prior": self.energy + self.gaussian, "likelihood": self.nll}
-        return sides[by]
+        return sides[by] if tokens is None else sides[by] / tokens
 
     @property
     def parts(self) -> dict[str, NDArray[np.float64]]:
@@ -391,7 +392,8 @@ class Detection:
 def detect(
     anomalous: NDArray[np.bool_],
     runs: Sequence[tuple[int, Sequence[EpochScores]]],
-    totals: Callable[[Scores], NDArray[np.float64]] = lambda scores: scores.total,
+    by: RankedBy = "joint",
+    tokens: NDArray[np.int64] | None = None,
     resamples: int = 1000,
     number: int = 0,
 ) -> Detection:
@@ -400,12 +402,17 @@ def detect(
     Args:
         anomalous: (samples,) which samples are.
         runs: seed of each run, and its scores at each epoch, all of the same samples.
-        totals: what is ranked.
+        by: what is ranked.
+        tokens: (samples,) of each sample, where scores are divided by them.
         resamples: resampled tests behind the interval.
         number: of the test, which has its own resamples.
     """
-    rankings = [[ranking.Ranking(totals(e.scores), anomalous) for e in epochs] for _, epochs in runs]
-    auprc = [[each.average_precision() for each in run] for run in rankings]
+    sides = {
+        side: [[ranking.Ranking(e.scores.ranked(side, tokens), anomalous) for e in epochs] for _, epochs in runs]
+        for side in SIDES
+    }
+    precisions = {side: [[each.average_precision() for each in run] for run in of] for side, of in sides.items()}
+    rankings, auprc = sides[by], precisions[by]
     auroc = [[each.auroc() for each in run] for run in rankings]
     every = [each for run in rankings for each in run]
     drawn = ranking.resampled(every, ranking.Ranking.average_precision, resamples, 0, number)
@@ -417,7 +424,7 @@ def detect(
         "auprc": dataclasses.asdict(Spread.of(auprc)),
         "auroc": dataclasses.asdict(Spread.of(auroc)),
         "interval": list(ends(drawn)),
-        "auprc_by": {by: _auprc(anomalous, runs, by) for by in get_args(RankedBy)},
+        "auprc_by": {side: Spread.of(of_side).mean for side, of_side in precisions.items()},
         "chance": {"auprc": base_rate, "auroc": 0.5},
         "worst": {"auprc": ranking.lowest_average_precision(anomalous), "auroc": 0.0},
         "runs": [
@@ -426,12 +433,6 @@ def detect(
         ],
     }
     return Detection(described, drawn)
-
-
-def _auprc(anomalous: NDArray[np.bool_], runs: Sequence[tuple[int, Sequence[EpochScores]]], by: RankedBy) -> float:
-    """Mean over runs and epochs by one side of the score."""
-    every = [ranking.Ranking(e.scores.ranked(by), anomalous).average_precision() for _, epochs in runs for e in epochs]
-    return float(np.mean(every))
 
 
 def _epoch(found: EpochScores, anomalous: NDArray[np.bool_], auprc: float, auroc: float) -> dict[str, Any]:

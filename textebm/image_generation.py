@@ -19,10 +19,9 @@ from torch import Tensor
 
 from textebm import checkpoint
 from textebm.data.dataset import Dataset
-from textebm.data.image_cards import image_card_names, load_image_card
 from textebm.data.image_decoding import Crop, FittingOfAny, Picture
 from textebm.data.image_files import ARCHIVE_ENDINGS, IMAGE_ENDINGS, is_image, open_container
-from textebm.data.images import as_batch, consecutive
+from textebm.data.images import as_batch, chosen_crop, consecutive
 from textebm.errors import DataError, UsageError
 from textebm.model.generators import Batch
 from textebm.model.image_batch import ImageBatch, ImageShape
@@ -133,8 +132,7 @@ def crop_of(folder: Path) -> Crop:
     if not (folder / checkpoint.RUN).exists():
         return "centre"
     config, _ = checkpoint.read_run(folder)
-    named = config.data in image_card_names()
-    return config.images.crop or (load_image_card(config.data).crop if named else "centre")
+    return chosen_crop(config.data, config.images.crop)
 
 
 class Generated(NamedTuple):

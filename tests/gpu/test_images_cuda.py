@@ -3,8 +3,6 @@
 Every test here is skipped, with the reason, where torch sees no CUDA device.
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -57,15 +55,6 @@ def batch() -> ImageBatch:
     return ImageBatch(torch.rand(IMAGES, SHAPE.channels, SHAPE.height, SHAPE.width, generator=source) * 2 - 1)
 
 
-@pytest.fixture
-def full_precision() -> Iterator[None]:
-    """No TF32, so that CPU and GPU can be compared in float32."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
 @pytest.mark.parametrize("normalisation", ["none", "batch"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_likelihood_agrees_with_the_cpu(full_precision, batch, precision, normalisation):
@@ -82,21 +71,17 @@ def test_likelihood_agrees_with_the_cpu(full_precision, batch, precision, normal
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_posterior_chain_never_waits(batch, precision):
+def test_posterior_chain_never_waits(batch, no_waiting, cuda_generator, precision):
     model = LatentModel(make_config(), seed=1).to("cuda")
-    source = torch.Generator(device="cuda").manual_seed(5)
     conditioned = model.condition(batch.to("cuda"), None, precision)
 
     def chain() -> torch.Tensor:
-        return inference.short_run_posterior(model.prior, conditioned, IMAGES, model.config.inference, source)[0]
+        settings = model.config.inference
+        return inference.short_run_posterior(model.prior, conditioned, IMAGES, settings, cuda_generator)[0]
 
     chain()  # libraries may wait while they set themselves up
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         z = chain()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert z.isfinite().all()
 
 

@@ -4,8 +4,7 @@ Every test here is skipped, with the reason, where torch sees no CUDA device.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -64,31 +63,6 @@ def batch() -> TextBatch:
     return TextBatch(inputs, targets, lengths + 1)
 
 
-@pytest.fixture
-def cuda_generator() -> torch.Generator:
-    return torch.Generator(device="cuda").manual_seed(5)
-
-
-@pytest.fixture
-def full_precision() -> Iterator[None]:
-    """No TF32, which keeps 10 bits of a product's factors, so that CPU and GPU can be compared in float32."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Any operation that makes the host wait for the device raises a RuntimeError."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_likelihood_agrees_with_the_cpu(full_precision, batch, cell, precision):
@@ -137,7 +111,7 @@ def test_chain_without_noise_agrees_with_the_cpu(full_precision, batch, cell):
 @pytest.mark.parametrize("mask", ["none", "chain", "step"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_posterior_chain_never_waits(batch, cuda_generator, cell, precision, mask):
+def test_posterior_chain_never_waits(batch, no_waiting, cuda_generator, cell, precision, mask):
     model = make_model(cell)
     source = cuda_generator if mask != "none" else None
     conditioned = model.condition(batch.to("cuda"), source, precision)
@@ -157,7 +131,7 @@ def test_posterior_chain_never_waits(batch, cuda_generator, cell, precision, mas
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_prior_chain_never_waits(cuda_generator, kind):
+def test_prior_chain_never_waits(no_waiting, cuda_generator, kind):
     model = make_model(kind=kind)
     model.sample_prior(24, cuda_generator)
     with no_waiting():
@@ -205,7 +179,7 @@ def test_fast_and_plain_agree(full_precision, batch, cell):
         assert (one - other).norm() < 1e-4 * other.norm()
 
 
-def test_the_guard_against_waiting_works():
+def test_the_guard_against_waiting_works(no_waiting):
     with no_waiting(), pytest.raises(RuntimeError, match="synchronizing"):
         torch.ones(3, device="cuda").nonzero()
 
@@ -386,7 +360,7 @@ def test_the_marginal_likelihood_is_that_of_the_cpu(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ebm", "ratio", "gaussian"])
-def test_chains_are_watched_without_waiting(cuda_generator, kind):
+def test_chains_are_watched_without_waiting(no_waiting, cuda_generator, kind):
     """A transition's chains, and those that diagnostics run, with all that is asked of each step."""
     config = make_config("lstm")
     prior = dataclasses.replace(config.prior, kind=kind)

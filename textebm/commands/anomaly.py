@@ -116,7 +116,6 @@ def _train_and_score(chosen: options.Anomaly) -> int:
     device = choose_device(chosen.device)
     deadline = None if chosen.max_minutes is None else time.monotonic() + 60 * chosen.max_minutes
     table, code = _Table(chosen, short_name(settings.data)), 0
-    totals = _ranked(chosen)
     with interrupts() as interrupted, _View() as view:
         sitting = anomalies.Sitting(
             runs, device, chosen.samples, chosen.last, deadline, lambda: interrupted() > 0, view, view.scored
@@ -138,27 +137,17 @@ def _train_and_score(chosen: options.Anomaly) -> int:
                 if len(epochs) < min(chosen.last, settings.epochs):
                     table.warnings.append(f"{cell.name} had left epochs behind unscored: {len(epochs)} are scored")
             if found:
-                detected = anomalies.detect(test.anomalous, found, totals, chosen.resamples, number)
+                detected = anomalies.detect(
+                    test.anomalous, found, chosen.ranked_by, resamples=chosen.resamples, number=number
+                )
                 table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
-                last = totals(found[0][1][-1].scores)
+                last = found[0][1][-1].scores.ranked(chosen.ranked_by)
                 _draw(chosen.plot, f"{split}-{same[0].number}", last, test.anomalous)
     if table.unfinished:
         say(f"not done: {', '.join(table.unfinished)}. The same command goes on")
     if table.cells:
         table.write()
     return 130 if interrupted() else code
-
-
-def _ranked(
-    chosen: options.Anomaly, tokens: "NDArray[np.int64] | None" = None
-) -> "Callable[[anomalies.Scores], NDArray[np.float64]]":
-    """What is ranked; `tokens` are those of each sentence."""
-
-    def totals(scores: "anomalies.Scores") -> "NDArray[np.float64]":
-        found = scores.ranked(chosen.ranked_by)
-        return found / tokens if tokens is not None and chosen.per_token else found
-
-    return totals
 
 
 def _facts(settings: Config, test: "anomalies.Test", split: str, held_out: str) -> dict[str, object]:
@@ -199,10 +188,10 @@ def _score_images(chosen: options.Anomaly, folder: Path) -> int:
         found = anomalies.score_checkpoint(folder, test, sitting)
     split, held_out = "A" if corpus.pool else "B", corpus.class_names[corpus.excluded]
     table = _Table(chosen, corpus.name)
-    totals = _ranked(chosen)
-    detected = anomalies.detect(test.anomalous, [(settings.seed, [found])], totals, chosen.resamples)
+    runs = [(settings.seed, [found])]
+    detected = anomalies.detect(test.anomalous, runs, chosen.ranked_by, resamples=chosen.resamples)
     table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
-    _draw(chosen.plot, f"{split}-{corpus.excluded}", totals(found.scores), test.anomalous)
+    _draw(chosen.plot, f"{split}-{corpus.excluded}", found.scores.ranked(chosen.ranked_by), test.anomalous)
     table.write()
     return 0
 
@@ -243,14 +232,15 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     anomalous = np.arange(len(scores.nll)) >= len(texts[0])
     tokens = np.concatenate([text.lengths[np.arange(len(text))] + 1 for text in texts])
 
-    totals = _ranked(chosen, tokens)
+    divisors = tokens if chosen.per_token else None
     epoch = anomalies.EpochScores(progress.epoch, progress.step, scores)
-    detected = anomalies.detect(anomalous, [(settings.seed, [epoch])], totals, chosen.resamples)
+    runs = [(settings.seed, [epoch])]
+    detected = anomalies.detect(anomalous, runs, chosen.ranked_by, divisors, chosen.resamples)
     digests = "-".join(marginal.text_digest(text) for text in texts)
     facts = {"anomaly": Path(chosen.anomalies).name, "test": digests, "sentences": len(anomalous)} | _of_runs(settings)
     table = _Table(chosen, corpus.name)
     table.add(detected, facts, {"held_out": Path(chosen.anomalies).name, "tokens": int(tokens.sum())})
-    _draw(chosen.plot, "text", totals(scores), anomalous)
+    _draw(chosen.plot, "text", scores.ranked(chosen.ranked_by, divisors), anomalous)
     table.write()
     return 0
 

@@ -95,10 +95,11 @@ def _describe_corpus(found: dict[str, Any]) -> str:
 def _describe_split(values: dict[str, Any]) -> str:
     place = values.get("source") or values.get("file")
     parts = [f"{values['sentences']:,} sentences, {values['words']:,} words"] if "sentences" in values else []
-    parts += [f"{values['images']:,} images"] if "images" in values else []
-    parts += [f"{len(values['labels'])} classes"] if values.get("labels") else []
-    parts += [f"{count:,} converted from {mode}" for mode, count in values.get("converted", {}).items()]
-    parts += [f"{values['left_out']:,} left out as unreadable"] if values.get("left_out") else []
+    if "images" in values:
+        from textebm.data.image_cache import remarks
+
+        parts.append(f"{values['images']:,} images")
+        parts += remarks(values.get("labels") or (), values.get("converted", {}), values.get("left_out", 0))
     parts += [f"longest {values['longest']:,} words"] if "longest" in values else []
     parts += [f"{values['blank_lines']:,} blank lines"] if values.get("blank_lines") else []
     if place:

@@ -288,15 +288,14 @@ VIEWS: dict[str, type[_TrainingView]] = {"recurrent": _TextView, "convolutional"
 
 
 def _describe_images(data: dict[str, Any], device: str) -> str:
+    from textebm.data.image_cache import remarks
+
     shape = data["shape"]
     size = f"{shape['width']}×{shape['height']} pixels, {'grey' if shape['channels'] == 1 else 'colour'}"
     lines = [f"{data['name']}: images of {size}; on {device}"]
     for split in ("train", "valid", "test"):
         report = data[split]
-        parts = [f"{report['count']:,} images"]
-        parts += [f"{len(report['labels'])} classes"] if report["labels"] else []
-        parts += [f"{count:,} converted from {mode}" for mode, count in report["converted"].items()]
-        parts += [f"{report['left_out']:,} left out as unreadable"] if report["left_out"] else []
+        parts = [f"{report['count']:,} images", *remarks(report["labels"], report["converted"], report["left_out"])]
         lines.append(f"  {split}: {', '.join(parts)}")
         lines += [f"    {problem}" for problem in report["problems"]]
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from textebm import plain_json
+from textebm.comparison.runs import Result, by_row, mean_and_spread
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import tables
 from textebm.lm_eval.bootstrap import LEVEL
@@ -34,21 +35,15 @@ STATISTICS = (
 
 
 @dataclass(frozen=True)
-class ImageRun:
+class ImageRun(Result):
     """A result.
 
     Args:
-        name: of the run.
-        preset, method, seed: what it is a run of.
         scores: metric -> score.
         measured: metric -> the facts of its signature that must agree in one table.
         minutes: that its training took.
     """
 
-    name: str
-    preset: str
-    method: str
-    seed: int
     scores: Mapping[str, float]
     measured: Mapping[str, Mapping[str, str]]
     minutes: float | None
@@ -155,6 +150,7 @@ class ImageSystems:
 
     def __init__(self, runs: Sequence[ImageRun], *, against: Sequence[str] = ()) -> None:
         self.runs, self.against = list(runs), tuple(dict.fromkeys(against))
+        self._rows = by_row(self.runs)
         names = [run.name for run in runs]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(f"two results have the name {', '.join(twice)}: compare needs each once")
@@ -178,16 +174,16 @@ class ImageSystems:
     @property
     def presets(self) -> list[str]:
         """In the order in which they first occur."""
-        return list(dict.fromkeys(run.preset for run in self.runs))
+        return list(dict.fromkeys(preset for preset, _ in self._rows))
 
     def row(self, preset: str, method: str) -> dict[int, ImageRun]:
         """Seed -> run."""
-        found = {run.seed: run for run in self.runs if (run.preset, run.method) == (preset, method)}
+        found = {run.seed: run for run in self._rows.get((preset, method), ())}
         return dict(sorted(found.items()))
 
     def methods(self, preset: str) -> list[str]:
         """Of a preset, in the order in which they first occur."""
-        return list(dict.fromkeys(run.method for run in self.runs if run.preset == preset))
+        return [method for of, method in self._rows if of == preset]
 
     @property
     def differences(self) -> list[Difference]:
@@ -258,9 +254,9 @@ class ImageSystems:
         rows = []
         for method in self.methods(preset):
             row = self.row(preset, method)
-            scores = [_spread([run.scores[metric] for run in row.values()]) for metric in METRICS]
-            minutes = [run.minutes for run in row.values() if run.minutes is not None]
-            rows.append([method, ", ".join(map(str, row)), *scores, _spread(minutes)])
+            figures = [[run.scores[metric] for run in row.values()] for metric in METRICS]
+            figures.append([run.minutes for run in row.values() if run.minutes is not None])
+            rows.append([method, ", ".join(map(str, row)), *(mean_and_spread(each, ".4g", ".2g") for each in figures)])
         return rows
 
     def as_dict(self) -> dict[str, Any]:
@@ -281,14 +277,6 @@ class ImageSystems:
             "differences": [asdict(each) for each in self.differences],
             "warnings": self.warnings,
         }
-
-
-def _spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation, which one value does not have."""
-    if not values:
-        return "-"
-    spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4g}{spread}"
 
 
 def _difference_cells(each: Difference) -> list[str]:

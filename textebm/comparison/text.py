@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from textebm import plain_json
+from textebm.comparison.runs import Result, by_row, mean_and_spread
 from textebm.config import load_config, method_names, preset_names, to_dict
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import tables
@@ -73,21 +74,15 @@ STATISTICS = (
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Result):
     """A result.
 
     Args:
-        name: of the run.
-        preset, method, seed: what it is a run of.
         content: all of it.
         items: its scores.
         folder: in which the result lies.
     """
 
-    name: str
-    preset: str
-    method: str
-    seed: int
     content: Mapping[str, Any]
     items: tuple[Item, ...]
     folder: Path
@@ -156,14 +151,6 @@ def read_run(path: Path) -> Run:
             "experiment do"
         ) from None
     return Run(*facts, content, tuple(items), path.parent)
-
-
-def by_row(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Preset and method -> the runs of both, in the order in which they come."""
-    grouped: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        grouped.setdefault((run.preset, run.method), []).append(run)
-    return grouped
 
 
 @dataclass(frozen=True)
@@ -558,18 +545,6 @@ class Systems:
         }
         figures = {name: [run.figure(places) for run in row.runs] for name, places in FIGURES.items()}
         return {"preset": row.preset, "method": row.method, "scores": scores, "figures": figures}
-
-
-def mean_and_spread(values: Sequence[float | None]) -> str:
-    """The mean over runs that have the figure, with the standard deviation where there are several; of how many runs,
-    where others have none; a dash where none has.
-    """
-    given = [value for value in values if value is not None]
-    if not given:
-        return "-"
-    spread = f" ± {np.std(given, ddof=1):.2f}" if len(given) > 1 else ""
-    share = f" ({len(given)} of {len(values)})" if len(given) < len(values) else ""
-    return f"{np.mean(given):.2f}{spread}{share}"
 
 
 def _published_cells(rows: Sequence[Mapping[str, Any]], mark: str) -> list[list[str]]:

@@ -3,7 +3,7 @@
 oneDNN works on blocks of output channels, which an image does not fill. One matrix product makes all sixteen numbers
 that a pixel adds to the map (kernel 4), and what belongs to one place is added up: a new pixel is a sum of four of them
 (stride 2, padding 1). The gradient in the input is oneDNN's convolution, which has many channels to make.
-docs/speed.md has figures.
+docs/log.md has figures.
 """
 
 import itertools
