@@ -104,6 +104,12 @@ class TestScores:
         np.testing.assert_array_equal(one, same)
         assert not np.array_equal(one, other)
 
+    def test_some_of_the_data_are_scored_as_if_they_were_all(self) -> None:
+        model, pixels = model_of_images(), torch.rand(9, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        rows = np.array([8, 2, 5])
+        some = anomaly.score(model, Floats(pixels), 0, rows=rows).total
+        np.testing.assert_array_equal(some, anomaly.score(model, Floats(pixels[rows]), 0).total)
+
     def test_pictures_that_a_model_cannot_make_score_higher(self) -> None:
         model = model_of_images()
         made = model.paint(torch.randn(40, 2, generator=torch.Generator().manual_seed(0)))
@@ -155,13 +161,14 @@ class TestFigures:
 
 class TestKept:
     def test_scores_come_back_as_they_were_and_only_for_the_same_test(self, tmp_path: Path) -> None:
-        one = EpochScores(7, 70, Scores(*np.random.default_rng(0).normal(size=(3, 20))))
+        one = EpochScores(7, 70, Scores(*np.random.default_rng(0).normal(size=(4, 20))))
         anomaly.keep(tmp_path, one, "digest", 1)
         again = anomaly.kept(tmp_path, 7, "digest", 1)
         assert again is not None
         assert (again.epoch, again.step) == (7, 70)
-        for name, values in one.scores.parts.items():
-            np.testing.assert_array_equal(again.scores.parts[name], values)
+        assert again.scores.arrays.keys() == {"energy", "gaussian", "nll", "adjusted"}
+        for name, values in one.scores.arrays.items():
+            np.testing.assert_array_equal(again.scores.arrays[name], values)
         for other in ((8, "digest", 1), (7, "other", 1), (7, "digest", 2)):
             assert anomaly.kept(tmp_path, *other) is None
         damaged = tmp_path / "anomaly" / "epoch-7.safetensors"
@@ -243,9 +250,10 @@ class TestProgram:
 
     def test_one_side_of_the_score(self, tiny: Path, command) -> None:
         words = ("anomaly", "--config", tiny, *WORDS, "--splits", "B")
-        by = {name: json.loads(command(*words, "--ranked-by", name).out) for name in ("joint", "prior", "likelihood")}
+        names = ("joint", "prior", "likelihood", "adjusted")
+        by = {name: json.loads(command(*words, "--ranked-by", name).out) for name in names}
         for name, found in by.items():
-            assert f"|ranked-by:{name}|" in found["signature"]
+            assert f"|ranked-by:{name}{'-jpeg2000' * (name == 'adjusted')}|" in found["signature"]
             assert {each: found["score"] for each, found in by.items()} == found["details"]["cells"][0]["auprc_by"]
         assert by["prior"]["score"] < by["joint"]["score"]  # what is odd about these images is in their pixels
 
@@ -381,8 +389,16 @@ class TestText:
         assert refused.code == 2
         assert "--held-out is of classes of images, and the model writes sentences" in refused.err
 
-    def test_it_wants_sentences(self, trained_run: Path, command) -> None:
-        for words, said in (((), "wants --anomalies"), (("--anomalies", "none.txt"), "none.txt does not exist")):
+    def test_it_wants_sentences(self, trained_run: Path, command, tmp_path: Path) -> None:
+        (tmp_path / "other.txt").write_text("king king\n", encoding="utf-8")
+        for words, said in (
+            ((), "wants --anomalies"),
+            (("--anomalies", "none.txt"), "none.txt does not exist"),
+            (
+                ("--anomalies", "other.txt", "--ranked-by", "adjusted"),
+                "adjusted is of images; of sentences, --per-token",
+            ),
+        ):
             done = command("anomaly", "--model", trained_run, *words)
             assert done.code == 2
             assert said in done.err

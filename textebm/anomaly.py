@@ -11,18 +11,20 @@ mean over the last ten epochs of training, whose scores are kept in the run fold
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from textebm import checkpoint, ranking, training
+from textebm.complexity import Trend, complexities
 from textebm.config import Config
 from textebm.data.dataset import Dataset
 from textebm.data.images import EncodedImages, ImageCorpus, class_number
@@ -37,17 +39,19 @@ Split = Literal["A", "B"]
 """A: the images of all published splits; 80 % of those of the other classes are train, and test is the rest and all of
 the class that is held out. B: the published splits, without that class in train; test is the published one."""
 
-RankedBy = Literal["joint", "prior", "likelihood"]
+RankedBy = Literal["joint", "prior", "likelihood", "adjusted"]
 """joint: −log p(x, z), the published score; prior: −log p(z) alone, how odd z is; likelihood: −log p(x|z) alone, how
-badly x is made again; all up to constants."""
-SIDES: tuple[RankedBy, ...] = get_args(RankedBy)
+badly x is made again; all up to constants. adjusted: of images, the joint score beside those of images of training that
+are as complex (`complexity`)."""
 
 METRIC = "auprc"
 BATCH = 256
 """Samples scored at once; part of what a seed means, since each batch has its own random streams."""
 LAST_EPOCHS = 10
 """Over which the published figures are means."""
-FORMAT = 1
+REFERENCE = 2000
+"""Images of training that say what score is usual at a complexity."""
+FORMAT = 2
 """Of kept scores."""
 
 
@@ -55,33 +59,54 @@ FORMAT = 1
 class Scores:
     """The parts of −log p(x, z) of each sample of x, means over its posterior samples, in nats.
 
-    energy: (samples,) −f(z). gaussian: (samples,) ‖z‖²/2σ². nll: (samples,) −log p(x|z).
+    energy: (samples,) −f(z). gaussian: (samples,) ‖z‖²/2σ². nll: (samples,) −log p(x|z). adjusted: (samples,) their
+    sum, in spreads above what is usual at the image's complexity; None for sentences.
     """
 
     energy: NDArray[np.float64]
     gaussian: NDArray[np.float64]
     nll: NDArray[np.float64]
+    adjusted: NDArray[np.float64] | None = None
 
     @property
     def total(self) -> NDArray[np.float64]:
         """(samples,) the score: a larger one is more anomalous."""
         return self.energy + self.gaussian + self.nll
 
-    def ranked(self, by: RankedBy, tokens: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """(samples,) the score, or one side of it; a token, where the tokens of each sample are given."""
-        sides = {"joint": self.total, "prior": self.energy + self.gaussian, "likelihood": self.nll}
-        return sides[by] if tokens is None else sides[by] / tokens
+    @property
+    def rankings(self) -> dict[RankedBy, NDArray[np.float64]]:
+        """Everything that samples can be ranked by, (samples,) each."""
+        found: dict[RankedBy, NDArray[np.float64]] = {
+            "joint": self.total,
+            "prior": self.energy + self.gaussian,
+            "likelihood": self.nll,
+        }
+        return found if self.adjusted is None else found | {"adjusted": self.adjusted}
 
     @property
     def parts(self) -> dict[str, NDArray[np.float64]]:
-        """Each part by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Each part of the sum by name."""
+        return {"energy": self.energy, "gaussian": self.gaussian, "nll": self.nll}
+
+    @property
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Everything that is kept."""
+        return self.parts if self.adjusted is None else self.parts | {"adjusted": self.adjusted}
+
+    def per_token(self, tokens: NDArray[np.int64]) -> "Scores":
+        """Those of sentences, divided by the tokens of each, (samples,)."""
+        return Scores(*(part / tokens for part in self.parts.values()))
 
 
 def score(
-    model: LatentModel, data: Dataset, seed: int, samples: int = 1, watch: Callable[[int], object] = lambda done: None
+    model: LatentModel,
+    data: Dataset,
+    seed: int,
+    samples: int = 1,
+    watch: Callable[[int], object] = lambda done: None,
+    rows: NDArray[np.int64] | None = None,
 ) -> Scores:
-    """Score samples of x, images or sentences, in the order of the data.
+    """Score samples of x, images or sentences.
 
     Args:
         model: the model, on its device.
@@ -89,21 +114,22 @@ def score(
         seed: of the posterior chains.
         samples: posterior samples of each x, by as many chains of training; the score is their mean (published: 1).
         watch: told how many samples of x are just done.
+        rows: which of the data, in this order; None: all.
     """
-    rows = np.arange(len(data), dtype=np.int64)
+    rows = np.arange(len(data), dtype=np.int64) if rows is None else rows
     found = np.empty((3, len(rows)))
     for number, places in enumerate(data.groups(rows, BATCH)):
-        found[:, places] = _score_batch(model, data, places, seed, number, samples).cpu().numpy()
+        found[:, places] = _score_batch(model, data, rows[places], seed, number, samples).cpu().numpy()
         watch(len(places))
     return Scores(*found)
 
 
 def _score_batch(
-    model: LatentModel, data: Dataset, places: NDArray[np.int64], seed: int, number: int, samples: int
+    model: LatentModel, data: Dataset, rows: NDArray[np.int64], seed: int, number: int, samples: int
 ) -> torch.Tensor:
     """(3, batch) the parts of the scores of one batch, in float64."""
-    x = data.batch(places).to(model.device)
-    total = torch.zeros(3, len(places), dtype=torch.float64, device=model.device)
+    x = data.batch(rows).to(model.device)
+    total = torch.zeros(3, len(rows), dtype=torch.float64, device=model.device)
     with torch.no_grad():
         conditioned = model.condition(x)
         for sample in range(samples):
@@ -111,7 +137,7 @@ def _score_batch(
                 noise = stream(seed, "anomaly", number, sample, device=model.device)
                 z = model.posterior(Request(x, conditioned, model.config.inference, noise)).z
             else:  # a plain language model: its likelihood is exact
-                z = model.prior.origin.expand(len(places), -1)
+                z = model.prior.origin.expand(len(rows), -1)
             gaussian = z.double().square().sum(1) / (2 * model.config.prior.sigma**2)
             total += torch.stack([model.energy(z).double(), gaussian, -conditioned.log_prob(z).double()])
     return total / samples
@@ -177,12 +203,29 @@ def cells(settings: Config, held_out: Sequence[str], splits: Sequence[Split], se
 class Test:
     """What is scored: the test split of a run.
 
-    images: the split. anomalous: (images,) whether each is of the class that is held out. digest: of both.
+    images: the split. anomalous: (images,) whether each is of the class that is held out. digest: of both. train: the
+    images of training, some of which say what score is usual at a complexity.
     """
 
     images: EncodedImages
     anomalous: NDArray[np.bool_]
     digest: str
+    train: EncodedImages
+
+    @functools.cached_property
+    def complexity(self) -> NDArray[np.float64]:
+        """(images,)"""
+        return complexities(self.images.pixels)
+
+    @functools.cached_property
+    def reference(self) -> NDArray[np.int64]:
+        """Rows of `train` that stand for it: at even distances, since classes may lie one after the other."""
+        return np.unique(np.linspace(0, len(self.train) - 1, REFERENCE).round().astype(np.int64))
+
+    @functools.cached_property
+    def reference_complexity(self) -> NDArray[np.float64]:
+        """(reference,)"""
+        return complexities(self.train.pixels[self.reference])
 
     @staticmethod
     def of(corpus: ImageCorpus) -> "Test":
@@ -199,7 +242,7 @@ class Test:
             missing = "other classes than" if anomalous.all() else "the class"
             named = corpus.class_names[corpus.excluded]
             raise DataError(f"{corpus.name}: the test split holds no image of {missing} {named}, so nothing is told")
-        return Test(images, anomalous, f"{images.report.digest[:12]}-{corpus.excluded}")
+        return Test(images, anomalous, f"{images.report.digest[:12]}-{corpus.excluded}", corpus.encoded("train"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,7 +346,9 @@ def score_checkpoint(run_dir: Path, test: Test, sitting: Sitting) -> EpochScores
     config, progress = checkpoint.read_run(folder)
     model = LatentModel.from_pretrained(folder, sitting.device).eval()
     scores = score(model, test.images, config.seed, sitting.samples, sitting.watch)
-    return EpochScores(progress.epoch, progress.step, scores)
+    seen = score(model, test.train, config.seed + 1, sitting.samples, sitting.watch, test.reference)
+    adjusted = Trend.of(test.reference_complexity, seen.total).adjust(test.complexity, scores.total)
+    return EpochScores(progress.epoch, progress.step, dataclasses.replace(scores, adjusted=adjusted))
 
 
 def keep(run_dir: Path, scored: EpochScores, digest: str, samples: int) -> None:
@@ -318,7 +363,7 @@ def keep(run_dir: Path, scored: EpochScores, digest: str, samples: int) -> None:
     folder = run_dir / "anomaly"
     folder.mkdir(exist_ok=True)
     name = f"epoch-{scored.epoch}"
-    save_tensors({key: torch.from_numpy(v) for key, v in scored.scores.parts.items()}, folder / f"{name}.safetensors")
+    save_tensors({key: torch.from_numpy(v) for key, v in scored.scores.arrays.items()}, folder / f"{name}.safetensors")
     sums = hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()
     described = {"step": scored.step, "sha256": sums, **_kind(scored.epoch, digest, samples)}
     checkpoint.write_text(folder / f"{name}.json", json.dumps(described, indent=2) + "\n")
@@ -334,8 +379,8 @@ def kept(run_dir: Path, epoch: int, digest: str, samples: int) -> EpochScores | 
     whole = hashlib.sha256(tensors.read_bytes()).hexdigest() == found.get("sha256")
     if not whole or {key: found.get(key) for key in wanted} != wanted:
         return None
-    parts = {key: tensor.numpy() for key, tensor in load_tensors(tensors).items()}
-    return EpochScores(epoch, int(found["step"]), Scores(**parts))
+    arrays = {key: tensor.numpy() for key, tensor in load_tensors(tensors).items()}
+    return EpochScores(epoch, int(found["step"]), Scores(**arrays))
 
 
 def _kind(epoch: int, digest: str, samples: int) -> dict[str, Any]:
@@ -393,7 +438,6 @@ def detect(
     anomalous: NDArray[np.bool_],
     runs: Sequence[tuple[int, Sequence[EpochScores]]],
     by: RankedBy = "joint",
-    tokens: NDArray[np.int64] | None = None,
     resamples: int = 1000,
     number: int = 0,
 ) -> Detection:
@@ -403,16 +447,15 @@ def detect(
         anomalous: (samples,) which samples are.
         runs: seed of each run, and its scores at each epoch, all of the same samples.
         by: what is ranked.
-        tokens: (samples,) of each sample, where scores are divided by them.
         resamples: resampled tests behind the interval.
         number: of the test, which has its own resamples.
     """
-    sides = {
-        side: [[ranking.Ranking(e.scores.ranked(side, tokens), anomalous) for e in epochs] for _, epochs in runs]
-        for side in SIDES
+    every_ranking = {
+        name: [[ranking.Ranking(e.scores.rankings[name], anomalous) for e in epochs] for _, epochs in runs]
+        for name in runs[0][1][0].scores.rankings
     }
-    precisions = {side: [[each.average_precision() for each in run] for run in of] for side, of in sides.items()}
-    rankings, auprc = sides[by], precisions[by]
+    precisions = {name: [[each.average_precision() for each in r] for r in of] for name, of in every_ranking.items()}
+    rankings, auprc = every_ranking[by], precisions[by]
     auroc = [[each.auroc() for each in run] for run in rankings]
     every = [each for run in rankings for each in run]
     drawn = ranking.resampled(every, ranking.Ranking.average_precision, resamples, 0, number)
@@ -424,7 +467,7 @@ def detect(
         "auprc": dataclasses.asdict(Spread.of(auprc)),
         "auroc": dataclasses.asdict(Spread.of(auroc)),
         "interval": list(ends(drawn)),
-        "auprc_by": {side: Spread.of(of_side).mean for side, of_side in precisions.items()},
+        "auprc_by": {name: Spread.of(of).mean for name, of in precisions.items()},
         "chance": {"auprc": base_rate, "auroc": 0.5},
         "worst": {"auprc": ranking.lowest_average_precision(anomalous), "auroc": 0.0},
         "runs": [

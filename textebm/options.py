@@ -817,8 +817,9 @@ class Anomaly(DeviceOptions):
     """Epochs at the end of a run that are scored."""
     samples: int = 1
     """Posterior samples of each image or sentence, over which the score is a mean."""
-    ranked_by: Literal["joint", "prior", "likelihood"] = "joint"
-    """joint: by -log p(x, z), the published score; prior: by -log p(z) alone; likelihood: by -log p(x|z) alone."""
+    ranked_by: Literal["joint", "prior", "likelihood", "adjusted"] = "joint"
+    """joint: by -log p(x, z), the published score; prior: by -log p(z) alone; likelihood: by -log p(x|z) alone;
+    adjusted: of images, by the joint score beside those of images of training that are as complex."""
     per_token: bool = False
     """Divide a sentence's score by its tokens, end of sentence included."""
     run_dir: str | None = None

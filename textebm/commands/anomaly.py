@@ -38,6 +38,7 @@ SCORES = {
     "joint": "-log p(x, z), z a posterior sample, without the prior's log Z and the constant of its Gaussian",
     "prior": "-log p(z), z a posterior sample, without the prior's log Z and the constant of its Gaussian",
     "likelihood": "-log p(x|z), z a posterior sample",
+    "adjusted": "-log p(x, z), in spreads above what is usual of images of training that are as complex",
 }
 """What is ranked, by its name."""
 
@@ -53,6 +54,10 @@ def anomaly(arguments: Sequence[str]) -> int:
         from textebm.plots import require_matplotlib
 
         require_matplotlib()  # before anything is trained
+    if settings.generator.kind == "convolutional":
+        from textebm.complexity import require_compressor
+
+        require_compressor()
     if folder is None:
         refuse(chosen, "is of sentences, and without --anomalies a class of images is held out", "per_token")
         return _train_and_score(chosen)
@@ -141,7 +146,7 @@ def _train_and_score(chosen: options.Anomaly) -> int:
                     test.anomalous, found, chosen.ranked_by, resamples=chosen.resamples, number=number
                 )
                 table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
-                last = found[0][1][-1].scores.ranked(chosen.ranked_by)
+                last = found[0][1][-1].scores.rankings[chosen.ranked_by]
                 _draw(chosen.plot, f"{split}-{same[0].number}", last, test.anomalous)
     if table.unfinished:
         say(f"not done: {', '.join(table.unfinished)}. The same command goes on")
@@ -191,7 +196,7 @@ def _score_images(chosen: options.Anomaly, folder: Path) -> int:
     runs = [(settings.seed, [found])]
     detected = anomalies.detect(test.anomalous, runs, chosen.ranked_by, resamples=chosen.resamples)
     table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
-    _draw(chosen.plot, f"{split}-{corpus.excluded}", found.scores.ranked(chosen.ranked_by), test.anomalous)
+    _draw(chosen.plot, f"{split}-{corpus.excluded}", found.scores.rankings[chosen.ranked_by], test.anomalous)
     table.write()
     return 0
 
@@ -213,6 +218,8 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
         raise UsageError("a model of text wants --anomalies, a file of sentences of another kind than its own")
     require_file("--anomalies", chosen.anomalies)
     refuse(chosen, "is of classes of images, and the model writes sentences", "held_out")
+    if chosen.ranked_by == "adjusted":
+        raise UsageError("--ranked-by adjusted is of images; of sentences, --per-token allows for their length")
     settings = chosen.settings
     corpus = find_corpus(settings.data, settings.data_dir, settings.text_field)
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
@@ -232,15 +239,15 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     anomalous = np.arange(len(scores.nll)) >= len(texts[0])
     tokens = np.concatenate([text.lengths[np.arange(len(text))] + 1 for text in texts])
 
-    divisors = tokens if chosen.per_token else None
+    scores = scores.per_token(tokens) if chosen.per_token else scores
     epoch = anomalies.EpochScores(progress.epoch, progress.step, scores)
     runs = [(settings.seed, [epoch])]
-    detected = anomalies.detect(anomalous, runs, chosen.ranked_by, divisors, chosen.resamples)
+    detected = anomalies.detect(anomalous, runs, chosen.ranked_by, resamples=chosen.resamples)
     digests = "-".join(marginal.text_digest(text) for text in texts)
     facts = {"anomaly": Path(chosen.anomalies).name, "test": digests, "sentences": len(anomalous)} | _of_runs(settings)
     table = _Table(chosen, corpus.name)
     table.add(detected, facts, {"held_out": Path(chosen.anomalies).name, "tokens": int(tokens.sum())})
-    _draw(chosen.plot, "text", scores.ranked(chosen.ranked_by, divisors), anomalous)
+    _draw(chosen.plot, "text", scores.rankings[chosen.ranked_by], anomalous)
     table.write()
     return 0
 
@@ -307,16 +314,18 @@ class _Table:
 
     def _signature(self, facts: dict[str, object], cells: list[dict[str, Any]]) -> str:
         from textebm._version import __version__
+        from textebm.complexity import COMPRESSOR
         from textebm.lm_eval.signature import Signature
 
         seeds = sorted({run["seed"] for cell in cells for run in cell["runs"]})
         epochs = max(len(run["epochs"]) for cell in cells for run in cell["runs"])
+        by = self.chosen.ranked_by
         how = {
             "metric": "auprc",
             "data": self.data,
             **facts,
             "samples": self.chosen.samples,
-            "ranked-by": self.chosen.ranked_by + "-per-token" * self.chosen.per_token,
+            "ranked-by": by + "-per-token" * self.chosen.per_token + f"-{COMPRESSOR}" * (by == "adjusted"),
             "last-epochs": epochs,
             "run-seeds": ",".join(map(str, seeds)),
             "interval": f"bootstrap-{self.chosen.resamples}",
@@ -377,7 +386,8 @@ def _describe(found: dict[str, Any]) -> str:
     parts = [f"AUPRC {found['score']:.3f} (95 % interval {low:.3f} to {high:.3f})"]
     for split in dict.fromkeys(cell.get("split") for cell in details["cells"]):
         cells = [cell for cell in details["cells"] if cell.get("split") == split]
-        rows = [[name, *(tell(cell) for cell in cells)] for name, tell in ROWS.items()]
+        told = [[name, *(tell(cell) for cell in cells)] for name, tell in ROWS.items()]
+        rows = [row for row in told if any(figure != "-" for figure in row[1:])]
         names = [cell["held_out"] for cell in cells]
         rows += [row for table in details["published"] for row in _published_rows(table, names)]
         parts += ["" if split is None else f"\nsplit {split}", render(("", *names), rows, "text")]
@@ -400,6 +410,11 @@ def _spread(figures: dict[str, Any]) -> str:
     return f"{figures['mean']:.3f}" + ("" if figures["sd"] is None else f" ± {figures['sd']:.3f}")
 
 
+def _figure(value: float | None) -> str:
+    """A figure, or that there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "AUPRC": lambda cell: _spread(cell["auprc"]),
     "95 % interval": lambda cell: f"{cell['interval'][0]:.3f} to {cell['interval'][1]:.3f}",
@@ -407,6 +422,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "lowest possible": lambda cell: f"{cell['worst']['auprc']:.3f}",
     "AUPRC by -log p(z) alone": lambda cell: f"{cell['auprc_by']['prior']:.3f}",
     "AUPRC by -log p(x|z) alone": lambda cell: f"{cell['auprc_by']['likelihood']:.3f}",
+    "AUPRC adjusted for complexity": lambda cell: _figure(cell["auprc_by"].get("adjusted")),
     "AUROC": lambda cell: _spread(cell["auroc"]),
 }
 """Rows of a table for people."""
