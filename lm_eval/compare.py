@@ -226,10 +226,15 @@ def read_items(path: Path) -> list[Item]:
     Raises:
         DataError: it is no JSON, or holds no score.
     """
-    try:
-        content = plain_json.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error})") from None
+    return items_in(plain_json.read(path, DataError), path)
+
+
+def items_in(content: object, path: Path) -> list[Item]:
+    """The scores in what a file held.
+
+    Raises:
+        DataError: there is none, or one is not as textebm writes it.
+    """
     try:
         items = items_of(content, path.name.removesuffix(".json"))
     except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:

@@ -115,7 +115,8 @@ KNOWN: dict[str, tuple[Weight, str]] = {
     "ranked-by": (
         "decisive",
         "what anomalies are told by, at a posterior sample z, up to a constant; joint: −log p(x, z); prior: −log p(z); "
-        "likelihood: −log p(x|z)",
+        "likelihood: −log p(x|z); adjusted: the joint one, in spreads above what is usual of images of training that "
+        "are as complex, and the compressor whose bytes say how complex",
     ),
     "last-epochs": ("decisive", "epochs at the end of training over which the score is a mean"),
     "run-seeds": ("uncertainty", "seeds of the training runs whose mean score this is"),

@@ -96,12 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, unreadable, or holds something else.
     """
-    try:
-        value = plain_json.parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+    value = plain_json.read(path, CheckpointError)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no JSON object")
     return value

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Pairs = list[tuple[str, Any]]
@@ -22,3 +23,18 @@ def parse(text: str | bytes, pairs: Callable[[Pairs], Any] | None = None) -> Any
         return json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def read(path: Path, refused: type[Exception]) -> Any:  # noqa: ANN401 (whatever is in it)
+    """What a JSON file says.
+
+    Args:
+        path: the file.
+        refused: what is raised, with a message for people, where it does not exist, or cannot be read as JSON.
+    """
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise refused(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise refused(f"{path} cannot be read as JSON: {error}") from None

@@ -55,7 +55,7 @@ def is_image_run(path: Path) -> bool:
     Raises:
         DataError: it is no JSON file.
     """
-    content = _read(path)
+    content = plain_json.read(path, DataError)
     return isinstance(content, dict) and all(metric in content for metric in METRICS)
 
 
@@ -65,7 +65,7 @@ def read_image_run(path: Path) -> ImageRun:
     Raises:
         DataError: it holds none.
     """
-    content = _read(path)
+    content = plain_json.read(path, DataError)
     try:
         signatures = {metric: Signature.parse(content[metric]["signature"]) for metric in METRICS}
         scores = {metric: float(content[metric]["score"]) for metric in METRICS}
@@ -87,13 +87,6 @@ def read_image_run(path: Path) -> ImageRun:
         for metric, signature in signatures.items()
     }
     return ImageRun(*facts, scores, measured, minutes)
-
-
-def _read(path: Path) -> Any:  # noqa: ANN401 (whatever is in it)
-    try:
-        return plain_json.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from None
 
 
 @dataclass(frozen=True)

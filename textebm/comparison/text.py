@@ -29,7 +29,7 @@ from textebm.lm_eval.compare import (
     Table,
     compare_items,
     is_published_data,
-    read_items,
+    items_in,
     why_apart_from_published,
 )
 from textebm.lm_eval.kept import KeptScores, kept_scores
@@ -139,8 +139,8 @@ def read_run(path: Path) -> Run:
     Raises:
         DataError: it holds none.
     """
-    items = read_items(path)
-    content = plain_json.parse(path.read_text(encoding="utf-8"))
+    content = plain_json.read(path, DataError)
+    items = items_in(content, path)
     try:
         facts = content["name"], content["preset"], content["method"], content["seed"]
         if not (all(isinstance(fact, str) for fact in facts[:3]) and type(facts[3]) is int):

@@ -396,12 +396,9 @@ def read_model_config(folder: Path) -> ModelConfig:
         CheckpointError: there is none, or it is not one of ours.
     """
     path = folder / CONFIG
-    try:
-        described: dict[str, Any] = plain_json.parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is no model folder: it holds no {CONFIG}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not path.exists():
+        raise CheckpointError(f"{folder} is no model folder: it holds no {CONFIG}")
+    described: dict[str, Any] = plain_json.read(path, CheckpointError)
     if not isinstance(described, dict) or described.pop("model_type", None) != "textebm":
         raise CheckpointError(f"{path} does not describe a textebm model")
     written = described.pop("format", None)
