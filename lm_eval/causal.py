@@ -11,7 +11,6 @@ Symbols such as `</s>` in the text are spelt out too, never read as the tokenize
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from textebm.errors import JudgeError, UsageError
+from textebm.home import offline
 from textebm.lm_eval.corpus import Vocabulary
 from textebm.lm_eval.perplexity import SentenceScores
 
@@ -104,8 +104,8 @@ class CausalJudge:
         """A model from a folder, from a GGUF file, or from the hub.
 
         A model of the hub is taken from the local cache where it is there; else it is downloaded, if the hub answers
-        within a few seconds and HF_HUB_OFFLINE is not set. Only safetensors and GGUF are read, and no code of the
-        model's own is ever run.
+        within a few seconds and neither HF_HUB_OFFLINE nor TEXTEBM_OFFLINE is set. Only safetensors and GGUF are read,
+        and no code of the model's own is ever run.
 
         Args:
             name: a folder, a `.gguf` file, or a name on the hub such as `openai-community/gpt2`.
@@ -275,8 +275,8 @@ def _require_hub(name: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     nowhere = f"the causal language model {name!r} is neither a folder, nor a GGUF file, nor in the hub's local cache"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise JudgeError(f"{nowhere}, and HF_HUB_OFFLINE forbids asking for it")
+    if (variable := offline()) is not None:
+        raise JudgeError(f"{nowhere}, and {variable} forbids asking for it")
     try:
         HfApi().model_info(name, timeout=SECONDS_TO_WAIT)
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ConnectionError) as error:

@@ -36,7 +36,7 @@ class Experiment:
         name: of the experiment, and of its folders.
         description: one line.
         presets: presets (or configuration files) at each size: `small`, for a CPU; `full`, as published; `fast`, of
-            published size with the fast chains, which a CPU bears.
+            published size, fast chains and a quarter of the updates, which a CPU bears.
         methods: rows: methods laid over each preset (`textebm.config.method_names`); one that is not there yet is left
             out, and said so.
         settings: dotted key -> value, laid over preset and method in every cell.

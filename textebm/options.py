@@ -401,7 +401,7 @@ class Score(ModelOptions):
     """Langevin steps of those posterior chains (default: as in training)."""
     samples: int = 0
     """Samples of z a sentence behind its marginal NLL (0: it is left out; 500 are a good number, and log Z of an EBM
-    prior takes a minute or two)."""
+    prior has to be found first)."""
     ais_steps: int = 1000
     """Densities between the Gaussian and the prior, for log Z."""
     format: Literal["jsonl", "text"] = "jsonl"
@@ -756,7 +756,8 @@ class Experiment(DeviceOptions):
     seeds: int = 3
     """Runs of each row, with seeds 0, 1, ..."""
     size: Literal["small", "fast", "full"] = "small"
-    """Presets for a CPU, or those of published size; fast: of published size, with the fast chains, for a CPU."""
+    """Presets for a CPU, or those of published size; fast: of published size, with fast
+    chains and a quarter of the updates, for a CPU."""
     set: tuple[str, ...] = ()
     """KEY=VALUE ...: settings laid over every cell, such as precision=fp32 where the CPU is slow in 16 bits."""
     protocols: tuple[str, ...] = ("kenlm5",)

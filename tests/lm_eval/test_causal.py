@@ -163,9 +163,11 @@ class TestWhereModelsAre:
         with pytest.raises(JudgeError, match="no end-of-sentence symbol"):
             CausalJudge(VOCABULARY, make_model(tokenizer), tokenizer, "x")
 
-    def test_offline_it_says_so_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        with pytest.raises(JudgeError, match="HF_HUB_OFFLINE forbids"):
+    @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TEXTEBM_OFFLINE"])
+    def test_offline_it_says_so_at_once(self, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HF_HUB_OFFLINE", "TEXTEBM_OFFLINE"):
+            monkeypatch.setenv(name, str(int(name == variable)))
+        with pytest.raises(JudgeError, match=f"{variable} forbids"):
             CausalJudge.load("nobody/no-such-model", VOCABULARY)
 
     def test_a_hub_out_of_reach(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +175,8 @@ class TestWhereModelsAre:
             assert timeout <= 10
             raise ConnectionError("no route")
 
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        for name in ("HF_HUB_OFFLINE", "TEXTEBM_OFFLINE"):
+            monkeypatch.setenv(name, "0")
         monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
         with pytest.raises(JudgeError, match=r"the hub does not give it.*no route"):
             CausalJudge.load("nobody/no-such-model", VOCABULARY)
