@@ -304,9 +304,9 @@ class _Trainer:
         progress.epoch += 1
         lr = progress.lr
         with exact_products() if self.task.precision == "fp32" else nullcontext():
-            log_prob = self._pass()
+            log_prob, tokens = self._pass()
         seconds = time.monotonic() - begun
-        train = math.exp(-log_prob / len(self.text.ids))
+        train = math.exp(-log_prob / tokens)
         valid = self._evaluate()
         if not math.isfinite(valid):
             raise self._diverged(valid)
@@ -319,7 +319,7 @@ class _Trainer:
                 "train_perplexity": train,
                 "valid_perplexity": valid,
                 "seconds": round(seconds, 2),
-                "tokens_per_second": round(len(self.text.ids) / seconds, 1),
+                "tokens_per_second": round(tokens / seconds, 1),
                 "best": better,
             }
         )
@@ -347,8 +347,8 @@ class _Trainer:
         elif progress.epoch >= recipe.epochs:
             progress.ended = "all-epochs"
 
-    def _pass(self) -> float:
-        """One pass over the text; Σ log p of it, with dropout, in nats."""
+    def _pass(self) -> tuple[float, int]:
+        """One pass over the text: Σ log p with dropout, in nats, and of how many tokens (a stream leaves out some)."""
         progress, recipe = self.progress, self.recipe
         drawn = int(random_source(self.task.seed, DROPOUT, progress.epoch).integers(2**62))
         dropout = torch.Generator(self.device).manual_seed(drawn)
@@ -366,7 +366,7 @@ class _Trainer:
                 self._check(log_prob, tokens)
             self.observe({"kind": "step", "tokens": batch.tokens})
         self._check(log_prob, tokens)
-        return float(log_prob)
+        return float(log_prob), tokens
 
     def _check(self, log_prob: Tensor, tokens: int) -> None:
         loss = -float(log_prob) / tokens

@@ -93,6 +93,7 @@ KNOWN: dict[str, tuple[Weight, str]] = {
         "exact: the likelihood itself; upper: an importance-weighted bound, which the NLL is at most in expectation",
     ),
     "samples": ("uncertainty", "samples of z that the likelihood of a sentence was estimated from"),
+    "posterior-samples": ("decisive", "posterior samples of z over which the score of one image or sentence is a mean"),
     "proposal": ("uncertainty", "where those samples come from"),
     "log-normaliser": (
         "uncertainty",

@@ -228,6 +228,13 @@ class TestVerdict:
         assert again.energy.low < verdict.energy.low
         assert again.energy.high == verdict.energy.high
 
+    def test_of_chains_that_explode_nothing_is_said_but_that(self, make_model) -> None:
+        """Steps of 2.5: the Gaussian alone multiplies z by 1 − 2.5²/2 at each."""
+        verdict = analysis.transition(make_model(step_size=2.5), chains=6, shown=0, steps=400).verdict
+        assert (verdict.drift, verdict.energy, verdict.norm, verdict.oversaturates) == (None, None, None, None)
+        assert (verdict.chains, verdict.exploded) == (6, 6)
+        assert verdict.words.startswith("6 of 6 chains exploded, so nothing is said of drift and oversaturation")
+
     def test_of_a_short_chain_nothing_is_said(self, make_model) -> None:
         verdict = analysis.transition(make_model(), chains=4, shown=0, steps=3).verdict
         assert (verdict.drift, verdict.oversaturates) == (None, None)

@@ -13,6 +13,7 @@ from textebm import anomaly, checkpoint
 from textebm.anomaly import Cell, EpochScores, Scores, Sitting, Spread
 from textebm.config import ConvolutionConfig, GeneratorConfig, InferenceConfig, PriorConfig, load_config
 from textebm.data.images import consecutive
+from textebm.errors import CheckpointError
 from textebm.lm_eval.signature import Signature
 from textebm.model.image_batch import ImageBatch, ImageShape
 from textebm.model.inference import Request
@@ -109,6 +110,11 @@ class TestScores:
         rows = np.array([8, 2, 5])
         some = anomaly.score(model, Floats(pixels), 0, rows=rows).total
         np.testing.assert_array_equal(some, anomaly.score(model, Floats(pixels[rows]), 0).total)
+
+    def test_a_score_that_is_no_number_is_an_error(self) -> None:
+        model = model_of_images(step_size=100.0)
+        with pytest.raises(CheckpointError, match=r"\d+ of 5 scores are not finite"):
+            anomaly.score(model, Floats(torch.zeros(5, 1, SIDE, SIDE)), 0)
 
     def test_pictures_that_a_model_cannot_make_score_higher(self) -> None:
         model = model_of_images()
@@ -247,6 +253,7 @@ class TestProgram:
         }
         numbers = json.loads((tmp_path / "plots" / "B-2.json").read_text(encoding="utf-8"))
         assert sum(numbers["histogram"]["anomalous"]) == 10
+        assert numbers["score"] == "−log p(x, z), nats, up to a constant"
 
     def test_one_side_of_the_score(self, tiny: Path, command) -> None:
         words = ("anomaly", "--config", tiny, *WORDS, "--splits", "B")
@@ -269,6 +276,11 @@ class TestProgram:
         assert done.code == 0, done.err
         scored = json.loads(done.out)["details"]["cells"][0]
         before = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))["details"]["cells"][0]
+        weights_of_plain = last[1] / "model.safetensors"
+        weights_of_plain.write_bytes(weights_of_plain.read_bytes()[:-1] + b"x")
+        damaged = command("anomaly", "--model", "plain", "--resamples", 50)
+        assert damaged.code != 0
+        assert "is not as it was written" in damaged.err
         assert scored["runs"][0]["epochs"] == before["runs"][0]["epochs"][-1:]
 
     def test_what_was_cut_goes_on_and_what_is_done_is_not_done_again(

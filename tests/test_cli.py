@@ -148,12 +148,15 @@ class TestWrongUsage:
         assert said in done.err
         assert not (tmp_path / "run").exists()
 
-    @pytest.mark.parametrize("name", ["cuda:7", "mps", "abacus"])
+    def test_a_device_without_64_bits(self, trained_run: Path, command) -> None:
+        done = command("generate", "--model", trained_run, "--device", "mps")
+        assert done.code == 2
+        assert re.search("--device mps cannot be used", done.err)
+
+    @pytest.mark.parametrize("name", ["cuda:7", "abacus"])
     def test_a_device_that_is_not_there(self, name: str, tiny_config: Path, trained_run: Path, command) -> None:
         if name == "cuda:7" and torch.cuda.device_count() > 7:
             pytest.skip("there is a cuda:7 here")
-        if name == "mps" and torch.backends.mps.is_available():
-            pytest.skip("there is an mps device here")
         for words in (("train", "--config", tiny_config), ("generate", "--model", trained_run)):
             done = command(*words, "--device", name)
             assert done.code == 2

@@ -52,6 +52,11 @@ def pairs(tiny_config: Path, command, tmp_path: Path) -> Path:
 
 
 class TestBytePairs:
+    def test_a_protocol_that_counts_words_is_refused(self, pairs: Path, command) -> None:
+        done = command("fppl", "--model", pairs, "--protocol", "fang2019", "--lmplz", "built-in")
+        assert done.code == 2
+        assert "fang2019 has sentences of at most 80 words, and the model writes parts of words" in done.err
+
     def test_figures_are_a_word_so_that_they_compare(self, pairs: Path) -> None:
         data, valid = start_of(pairs)["data"], last_valid(pairs)
         assert data["valid"]["tokens"] > data["valid"]["words"] and data["valid"]["cut"] > 0

@@ -70,6 +70,29 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
+class TestOtherImages:
+    def test_what_a_run_chose_among_its_own_is_not_chosen_among_others(
+        self, run: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from textebm import checkpoint
+        from textebm.materials import ImageMaterial
+
+        folder = checkpoint.pointed_at(run, "best")
+        assert folder is not None
+        config, progress = checkpoint.read_run(folder)
+        images = dataclasses.replace(config.images, exclude_class="3", pool=True, max_images=7, crop="authors")
+        chosen = dataclasses.replace(config, images=images)
+        monkeypatch.setattr(checkpoint, "read_run", lambda ignored: (chosen, progress))
+        monkeypatch.setattr(ImageMaterial, "resolve", staticmethod(lambda settings: settings))
+        own, named, other = (ImageMaterial.resolve_for(folder, data, None) for data in (None, config.data, "mnist"))
+        assert own == named
+        assert (own.images.exclude_class, own.images.pool, own.images.max_images) == ("3", True, 7)
+        assert other.data == "mnist"
+        assert (other.images.exclude_class, other.images.pool, other.images.max_images) == (None, False, None)
+        assert other.images.crop is None
+        assert (other.images.size, other.images.channels) == (own.images.size, own.images.channels)
+
+
 class TestTraining:
     def test_the_log_says_what_was_learned(self, run: Path) -> None:
         (start,) = log_of(run, "start")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import textebm
 from textebm import analysis, checkpoint, generation, image_generation, latent_space
@@ -240,6 +241,11 @@ class TestImages:
         found = painter.transition(steps=4, marks=(0, 4), chains=3, shown=2)
         assert found.images is not None
         assert found.images.shape == (2, 2, 1, 8, 8)
+
+    def test_one_picture_may_be_named_by_its_path(self, painter: ImageEBM, tmp_path: Path) -> None:
+        picture = tmp_path / "one.png"
+        Image.new("L", (8, 8), 90).save(picture)
+        assert torch.equal(painter.infer(str(picture)), painter.infer([picture]))
 
     def test_what_makes_no_sense_is_said(self, painter: ImageEBM, pixels: torch.Tensor) -> None:
         for wrong, error, said in (

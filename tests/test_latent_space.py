@@ -457,6 +457,8 @@ class TestImages:
             (("neighbours", A), "neighbours are found of sentences"),
             (("arithmetic", A), "a model of text is wanted"),
             (("map", "--colour", "length"), "--colour length is of sentences"),
+            (("map", "--text-field", "words"), "--text-field is of sentences"),
+            (("map", "a.png", "-n", 5), "--n is of a split, and a file is named"),
         ],
     )
     def test_what_is_of_text_is_said(self, words, said: str, folder: Path, command) -> None:

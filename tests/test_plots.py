@@ -55,6 +55,18 @@ class TestLearningCurves:
         with pytest.raises(CheckpointError, match="nothing to draw"):
             plots.learning_curves(tmp_path, tmp_path / "curves.png")
 
+    def test_of_a_run_that_diverged_numbers_are_drawn_and_nothing_else(
+        self, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The log has what is no number as text, which must not become an axis of words."""
+        lines = [json.loads(line) for line in (trained_run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        last = [line for line in lines if line["kind"] == "train"][-1]
+        lines.append(last | {"posterior_energy": "nan", "step": last["step"] + 1})
+        (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+        plots.learning_curves(tmp_path, tmp_path / "curves.svg")
+        assert ">nan<" not in (tmp_path / "curves.svg").read_text(encoding="utf-8")
+
 
 class TestEveryCurve:
     def test_a_png_for_each_chart_of_the_log(self, trained_run: Path, command, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from textebm import charts, report, report_page
 from textebm.charts import Chart, Line
-from textebm.errors import DataError, UsageError
+from textebm.errors import DamagedError, DataError, UsageError
 from textebm.plots import read_log
 from textebm.report import Picture, Report, Section, Size, Table
 
@@ -85,11 +85,24 @@ class TestGathering:
         assert facts["hardware"] == start["hardware"]
         assert facts["command"] == SCORES["command"]
         assert facts["splits"] == "300 sentences in train, 60 sentences in valid, 60 sentences in test"
-        assert facts["checkpoint"].startswith(f"step {best_step(trained_run)}")
+        assert facts["checkpoint"] == f"step {best_step(trained_run)}, the best on valid by reconstruction_nll"
         settings = dict(about.tables[1].rows)
         assert about.tables[1].folded
         assert settings["prior.width"] == "16"
         assert settings["inference.step_size"] == "0.3"
+
+    def test_of_another_checkpoint_it_does_not_say_that_it_is_the_best(self, trained_run: Path) -> None:
+        folders = sorted((trained_run / "checkpoints").glob("step-*"))
+        other = next(folder for folder in folders if folder.name != f"step-{best_step(trained_run)}")
+        found = report.gather(other, size=Size(1, 1, 4, 2, 1, 0))
+        assert dict(found.section("about").tables[0].rows)["checkpoint"] == other.name.replace("-", " ")
+
+    def test_a_damaged_model_is_refused(self, trained_run: Path, tmp_path: Path) -> None:
+        shutil.copytree(trained_run, tmp_path / "run", symlinks=True)
+        weights = tmp_path / "run" / "checkpoints" / f"step-{best_step(trained_run)}" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+        with pytest.raises(DamagedError, match="is not as it was written"):
+            report.gather(tmp_path / "run", size=SMALL)
 
     def test_curves_are_the_numbers_of_the_log(self, of_text: Report, trained_run: Path) -> None:
         drawn = {chart.key: chart for chart in of_text.section("learning").charts}
@@ -201,7 +214,9 @@ class TestGathering:
         shutil.copytree(trained_run, run)
         for path in run.rglob("*.json"):
             text = path.read_text(encoding="utf-8")
-            path.write_text(re.sub(r'"data": "[^"]+"', '"data": "no-such-corpus"', text), encoding="utf-8")
+            described = json.loads(re.sub(r'"data": "[^"]+"', '"data": "no-such-corpus"', text))
+            kept = {key: value for key, value in described.items() if key not in ("files", "sha256")}  # no seal
+            path.write_text(json.dumps(kept), encoding="utf-8")
         found = report.gather(run, size=Size(1, 1, 4, 2, 1, 0))
         (remark,) = found.section("reconstructions").remarks
         assert "not here" in remark

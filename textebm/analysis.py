@@ -132,7 +132,7 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What long chains do: whether they drift, and whether they oversaturate."""
+    """What long chains do: whether they drift, and whether they oversaturate; nothing of it where some exploded."""
 
     drift: Drift | None
     """None of chains of fewer than 4 steps."""
@@ -140,6 +140,9 @@ class Verdict:
     """−f(z), in nats; None where the chain is no longer than that of training."""
     norm: Range | None
     """‖z‖."""
+    chains: int
+    exploded: int
+    """How many of them ended with ‖z‖ above `langevin.EXPLODED`, or with none."""
 
     @property
     def oversaturates(self) -> bool | None:
@@ -151,6 +154,9 @@ class Verdict:
     @property
     def words(self) -> str:
         """The verdict in a sentence or two."""
+        if self.exploded:
+            share = f"{self.exploded} of {self.chains} chains exploded"
+            return f"{share}, so nothing is said of drift and oversaturation: take smaller steps, or another model."
         return " ".join(filter(None, [_drift_in_words(self.drift), *self._saturation_in_words()]))
 
     def _saturation_in_words(self) -> list[str]:
@@ -170,7 +176,8 @@ class Verdict:
         """In JSON types."""
         parts = {name: getattr(self, name) for name in ("drift", "energy", "norm")}
         described = {name: None if part is None else part.as_dict() for name, part in parts.items()}
-        return {"words": self.words, "oversaturates": self.oversaturates, **described}
+        counts = {"chains": self.chains, "exploded": self.exploded}
+        return {"words": self.words, "oversaturates": self.oversaturates, **described, **counts}
 
 
 def _drift_in_words(drift: Drift | None) -> str:
@@ -404,13 +411,15 @@ def energy_of(point: Point, sigma: float) -> Float[Tensor, " batch"]:
 
 def _verdict(model: LatentModel, walked: Walk, short: int, posterior: Tensor | None) -> Verdict:
     last = walked.states[walked.steps]
+    if lost := int(langevin.exploded(last).sum()):
+        return Verdict(None, None, None, len(last), lost)
     drift = None if walked.slopes is None else _drift(walked.slopes, model.energy(last).double(), walked.steps)
     if walked.steps <= short:
-        return Verdict(drift, None, None)
+        return Verdict(drift, None, None, len(last), 0)
     references = [walked.states[short], *([] if posterior is None else [posterior.to(last)])]
     figures: list[Callable[[Tensor], Tensor]] = [model.energy, lambda z: z.norm(dim=1)]
     energy, norm = (_range(figure(last), [figure(z) for z in references]) for figure in figures)
-    return Verdict(drift, energy, norm)
+    return Verdict(drift, energy, norm, len(last), 0)
 
 
 def _drift(slopes: Float[Tensor, " chains"], last: Float[Tensor, " chains"], steps: int) -> Drift:

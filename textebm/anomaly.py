@@ -115,12 +115,19 @@ def score(
         samples: posterior samples of each x, by as many chains of training; the score is their mean (published: 1).
         watch: told how many samples of x are just done.
         rows: which of the data, in this order; None: all.
+
+    Raises:
+        CheckpointError: a score is not finite.
     """
     rows = np.arange(len(data), dtype=np.int64) if rows is None else rows
     found = np.empty((3, len(rows)))
     for number, places in enumerate(data.groups(rows, BATCH)):
         found[:, places] = _score_batch(model, data, rows[places], seed, number, samples).cpu().numpy()
         watch(len(places))
+    if broken := int((~np.isfinite(found).all(axis=0)).sum()):
+        raise CheckpointError(
+            f"{broken} of {len(rows)} scores are not finite: posterior chains exploded, or the model is broken"
+        )
     return Scores(*found)
 
 
@@ -344,7 +351,7 @@ def score_checkpoint(run_dir: Path, test: Test, sitting: Sitting) -> EpochScores
     """
     folder = checkpoint.pointed_at(run_dir, "last") or run_dir
     config, progress = checkpoint.read_run(folder)
-    model = LatentModel.from_pretrained(folder, sitting.device).eval()
+    model = checkpoint.load_model(folder, sitting.device)
     scores = score(model, test.images, config.seed, sitting.samples, sitting.watch)
     seen = score(model, test.train, config.seed + 1, sitting.samples, sitting.watch, test.reference)
     adjusted = Trend.of(test.reference_complexity, seen.total).adjust(test.complexity, scores.total)
@@ -495,7 +502,18 @@ BINS, POINTS = 60, 400
 """Bars of a histogram, and most points of a curve."""
 
 
-def curves(totals: NDArray[np.float64], anomalous: NDArray[np.bool_]) -> dict[str, Any]:
+AXES: dict[RankedBy, str] = {
+    "joint": "−log p(x, z), nats",
+    "prior": "−log p(z), nats",
+    "likelihood": "−log p(x|z), nats",
+    "adjusted": "−log p(x, z), spreads above the usual",
+}
+"""What scores are called beside an axis."""
+
+
+def curves(
+    totals: NDArray[np.float64], anomalous: NDArray[np.bool_], by: RankedBy = "joint", per_token: bool = False
+) -> dict[str, Any]:
     """Every number of the two pictures: histograms of the scores, and the precision–recall curve.
 
     The bars cover the middle 99 % of the scores, and whatever lies outside is in the outermost ones.
@@ -503,6 +521,8 @@ def curves(totals: NDArray[np.float64], anomalous: NDArray[np.bool_]) -> dict[st
     Args:
         totals: (samples,) scores.
         anomalous: (samples,) which samples are anomalies.
+        by: what scores they are.
+        per_token: whether they are divided by the tokens of a sentence.
     """
     low, high = np.quantile(totals, [0.005, 0.995])
     edges = np.linspace(low, max(high, low + 1e-9), BINS + 1)
@@ -510,6 +530,7 @@ def curves(totals: NDArray[np.float64], anomalous: NDArray[np.bool_]) -> dict[st
     precision, recall = ranking.Ranking(totals, anomalous).precision_recall()
     shown = np.unique(np.searchsorted(recall, np.linspace(0, 1, POINTS)).clip(0, len(recall) - 1))
     return {
+        "score": f"{AXES[by]}{' a token' * per_token}{', up to a constant' * (by != 'adjusted')}",
         "histogram": {
             "edges": edges.tolist(),
             "normal": np.histogram(inside[~anomalous], edges)[0].tolist(),

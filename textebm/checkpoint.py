@@ -277,6 +277,17 @@ def verify_model(folder: Path) -> None:
             raise DamagedError(f"{error}{hint}") from None
 
 
+def load_model(folder: Path, device: torch.device | str = "cpu") -> LatentModel:
+    """The model in a checkpoint or a model folder, in evaluation mode.
+
+    Raises:
+        DamagedError: it is not as it was written.
+        CheckpointError: there is no readable model.
+    """
+    verify_model(folder)
+    return LatentModel.from_pretrained(folder, device).eval()
+
+
 def _by_step(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the newest first."""
     steps = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}

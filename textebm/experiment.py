@@ -286,7 +286,6 @@ class Sitting:
         data_dir: folder with local copies of named corpora.
         protocols: under which samples are measured; the default one is always among them.
         judge_seeds: neural judges trained for each score.
-        likelihood: whether there is a command `likelihood` to be run.
         deadline: reading of `time.monotonic` at which work ends; None for no limit.
     """
 
@@ -298,7 +297,6 @@ class Sitting:
     data_dir: str | None = None
     protocols: tuple[str, ...] = (DEFAULT_PROTOCOL,)
     judge_seeds: int = 1
-    likelihood: bool = False
     deadline: float | None = None
 
     def __post_init__(self) -> None:

@@ -45,8 +45,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[LatentModel,
         CheckpointError: the folder holds no readable model, or one that is not as it was written.
         UsageError: the model is one of images.
     """
-    checkpoint.verify_model(folder)
-    model = LatentModel.from_pretrained(folder, device).eval()
+    model = checkpoint.load_model(folder, device)
     _ = model.writer
     return model, load_tokenizer(folder)
 

@@ -30,7 +30,7 @@ def find_device(name: str, option: str = "device") -> torch.device:
     """The device that a name means.
 
     Args:
-        name: auto (the first CUDA device, where there is one, else the CPU), cpu, cuda, cuda:N or mps.
+        name: auto (the first CUDA device, where there is one, else the CPU), cpu, cuda or cuda:N.
         option: what messages call it.
 
     Raises:
@@ -44,6 +44,8 @@ def find_device(name: str, option: str = "device") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]  # torch's own list of backends helps nobody
         raise UsageError(f"{option} {name} cannot be used here: {reason}") from None
+    if device.type == "mps":
+        raise UsageError(f"{option} mps cannot be used: sums are in 64 bits, which it does not have")
     return device
 
 
@@ -76,15 +78,13 @@ def versions() -> dict[str, str | None]:
 
 def commit() -> str | None:
     """The commit of the checkout that this package runs from, marked `-dirty` if it was changed; None elsewhere."""
-    here = Path(__file__).parent.parent
+    here = Path(__file__)
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, check=True).stdout
+
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        git("ls-files", "--error-unmatch", here.name)  # installed within somebody else's checkout, it is not of it
+        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*").strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return described.stdout.strip()

@@ -44,8 +44,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> LatentModel:
         CheckpointError: the folder holds no readable model, or one that is not as it was written.
         UsageError: the model is one of text.
     """
-    checkpoint.verify_model(folder)
-    model = LatentModel.from_pretrained(folder, device).eval()
+    model = checkpoint.load_model(folder, device)
     _ = model.painter
     return model
 

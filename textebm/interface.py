@@ -582,6 +582,7 @@ class ImageEBM(LatentEBM):
 
     def _data(self, x: Images | Sequence[str | Path]) -> image_generation.Given:
         """Images as a data set."""
+        x = [x] if isinstance(x, str | Path) else x
         shape = self.model.painter.shape
         if len(x) == 0:
             raise UsageError("there is no image")

@@ -90,7 +90,8 @@ class TextMeasures(Measures):
     def is_complete(self, result: Mapping[str, Any]) -> bool:
         """Whether a result has all that this sitting would measure."""
         protocols = self.sitting.protocols
-        return all(self._is_measured(_scores_of(result, protocol), protocol) for protocol in protocols)
+        measured = all(self._is_measured(_scores_of(result, protocol), protocol) for protocol in protocols)
+        return measured and "likelihood" in result
 
     def _is_measured(self, scores: Mapping[str, Any], protocol: str) -> bool:
         return all(
@@ -103,7 +104,7 @@ class TextMeasures(Measures):
         folder, sitting = self._folder(cell), self.sitting
         if not (folder / FIGURES).exists():
             yield functools.partial(self._measure_figures, cell)
-        if sitting.likelihood and not (folder / LIKELIHOOD).exists():
+        if not (folder / LIKELIHOOD).exists():
             yield self._run("likelihood", cell, LIKELIHOOD, "-n", str(LIKELIHOOD_SENTENCES))
         for protocol in sitting.protocols:
             if not self._is_measured(self._read_scores(cell, protocol), protocol):

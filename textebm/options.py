@@ -17,7 +17,7 @@ class DeviceOptions:
     """Where to compute."""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """auto, cpu, cuda or cuda:N."""
 
 
 @dataclasses.dataclass(frozen=True)

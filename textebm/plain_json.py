@@ -1,6 +1,8 @@
-"""JSON from files that anybody may have written: whatever is in them, it is read, or it is a ValueError."""
+"""JSON from files that anybody may have written: whatever is in them, it is read, or it is a ValueError. And JSON to
+write, whatever the figures."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,3 +40,12 @@ def read(path: Path, refused: type[Exception]) -> Any:  # noqa: ANN401 (whatever
         raise refused(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise refused(f"{path} cannot be read as JSON: {error}") from None
+
+
+def finite(value: Any) -> Any:  # noqa: ANN401 (whatever is to be written)
+    """The same, with None in the place of each number that JSON does not have: infinities, and what is no number."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -153,7 +153,7 @@ def _draw_scores(axes: Any, found: dict[str, Any]) -> None:  # noqa: ANN401
         counts = found["histogram"][side]
         shares = [count / sum(counts) for count in counts]
         axes.stairs(shares, edges, fill=True, alpha=0.5, color=colour, label=f"{side} ({sum(counts):,})")
-    axes.set(title="scores in the test", xlabel="−log p(x, z), nats, up to a constant", ylabel="share")
+    axes.set(title="scores in the test", xlabel=found["score"], ylabel="share")
 
 
 def _draw_precision_recall(axes: Any, found: dict[str, Any]) -> None:  # noqa: ANN401
@@ -230,4 +230,5 @@ def _plain_ticks(axes: Any) -> None:  # noqa: ANN401
 
 
 def _line(axes: Any, lines: list[dict[str, Any]], key: str, label: str, colour: str, **style: Any) -> None:  # noqa: ANN401
-    axes.plot([line["step"] for line in lines], [line[key] for line in lines], label=label, color=colour, **style)
+    known = [line for line in lines if isinstance(line[key], int | float)]  # a log has what is no number as text
+    axes.plot([line["step"] for line in known], [line[key] for line in known], label=label, color=colour, **style)

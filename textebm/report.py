@@ -223,11 +223,9 @@ class _Run:
     @classmethod
     def open(cls, given: Path, size: Size, seed: int, device: str, data_dir: str | None) -> "_Run":
         """The model that a path means, in evaluation mode."""
-        from textebm.model.latent_model import LatentModel
-
         folder, _ = checkpoint.find_model(str(given))
         run_dir = folder.parent.parent if folder.parent.name == "checkpoints" else None
-        return cls(run_dir, folder, LatentModel.from_pretrained(folder, device).eval(), size, seed, data_dir)
+        return cls(run_dir, folder, checkpoint.load_model(folder, device), size, seed, data_dir)
 
     @property
     def of_images(self) -> bool:
@@ -373,7 +371,9 @@ def describe_model(model: "LatentModel") -> Iterator[tuple[str, str]]:
 
 def _of_making(run: _Run, first: Mapping[str, Any], results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     progress, told = run.progress, next((result for result in results if "command" in result), {})
-    yield "checkpoint", f"step {progress.step:,}, the best on valid by {run.config.evaluation.select_by}"
+    is_best = run.run_dir is not None and checkpoint.pointed_at(run.run_dir, "best") == run.folder
+    why = f", the best on valid by {run.config.evaluation.select_by}" if is_best else ""
+    yield "checkpoint", f"step {progress.step:,}{why}"
     if run.log:
         last = run.log[-1]
         yield "trained", f"{last['step']:,} steps, {last['epoch']:.2f} epochs, {last['seconds'] / 60:.1f} minutes"

@@ -513,6 +513,12 @@ class TestBatches:
         assert torch.equal(inputs.T.flatten(), torch.cat([torch.tensor([trainer.end]), read[:-1]]))
         assert all(batch.rate == pytest.approx(max(5, batch.rate * STREAM.span) / STREAM.span) for batch in batches)
 
+    def test_the_perplexity_of_an_epoch_is_of_the_tokens_that_it_read(self, text: list[str]) -> None:
+        """A stream leaves out what does not fill its columns. Nothing is learned here: all words are as likely."""
+        recipe = replace(STREAM, lr=1e-9, epochs=1)
+        (epoch,) = train(text[:7], recipe, held_out=text[30:60]).curve
+        assert epoch["train_perplexity"] == pytest.approx(epoch["valid_perplexity"], rel=0.1)
+
 
 class TestDropout:
     def test_keeps_the_mean(self) -> None:

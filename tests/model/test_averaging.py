@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
+from textebm.config import BoundConfig, Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
 from textebm.model.averaging import WeightAverage
 from textebm.model.latent_model import LatentModel, ModelConfig
 from textebm.model.learner import Learner
@@ -43,6 +43,40 @@ def test_weights_that_stand_still_are_their_own_average():
     for t in range(1, 5):
         average.update(model, t)
     assert torch.equal(flat(average.model), flat(model))
+
+
+def test_an_average_that_begins_again_knows_nothing_of_before(generator):
+    model = new_model()
+    average = WeightAverage(model, 0.9)
+    average.update(model, 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    average.restart(model)
+    assert torch.equal(flat(average.model), flat(model))
+
+
+def test_a_generator_with_new_weights_is_averaged_anew(make_batch):
+    """Pre-training as an autoencoder for 2 of 4 steps: after the reset, the average is of the steps since."""
+    decay = 0.8
+    config = Config(
+        prior=PriorConfig(kind="gaussian", latent_dim=PRIOR.latent_dim),
+        generator=SIZES,
+        inference=InferenceConfig(kind="amortised"),
+        bound=BoundConfig(autoencoder=0.5),
+        optimiser=OptimiserConfig(lr=0.1, ema=decay),
+        epochs=4,
+    )
+    model = LatentModel(ModelConfig(6, config.prior, SIZES, config.inference), seed=5).double()
+    learner = Learner(model, config, 1)
+    seen = []
+    for number in range(4):
+        if number == 2:
+            learner.reset_generator(number)
+        learner.step(make_batch([[5, 5], [4]]), number)
+        seen.append(flat(model))
+    weights = torch.tensor([decay, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(flat(learner.result), weights @ torch.stack(seen[2:]) / weights.sum())
 
 
 def test_the_learner_averages_what_its_steps_leave_and_the_average_stays_apart(make_batch):

@@ -147,7 +147,7 @@ def _train_and_score(chosen: options.Anomaly) -> int:
                 )
                 table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
                 last = found[0][1][-1].scores.rankings[chosen.ranked_by]
-                _draw(chosen.plot, f"{split}-{same[0].number}", last, test.anomalous)
+                _draw(chosen, f"{split}-{same[0].number}", last, test.anomalous)
     if table.unfinished:
         say(f"not done: {', '.join(table.unfinished)}. The same command goes on")
     if table.cells:
@@ -196,7 +196,7 @@ def _score_images(chosen: options.Anomaly, folder: Path) -> int:
     runs = [(settings.seed, [found])]
     detected = anomalies.detect(test.anomalous, runs, chosen.ranked_by, resamples=chosen.resamples)
     table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
-    _draw(chosen.plot, f"{split}-{corpus.excluded}", found.scores.rankings[chosen.ranked_by], test.anomalous)
+    _draw(chosen, f"{split}-{corpus.excluded}", found.scores.rankings[chosen.ranked_by], test.anomalous)
     table.write()
     return 0
 
@@ -247,7 +247,7 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     facts = {"anomaly": Path(chosen.anomalies).name, "test": digests, "sentences": len(anomalous)} | _of_runs(settings)
     table = _Table(chosen, corpus.name)
     table.add(detected, facts, {"held_out": Path(chosen.anomalies).name, "tokens": int(tokens.sum())})
-    _draw(chosen.plot, "text", scores.rankings[chosen.ranked_by], anomalous)
+    _draw(chosen, "text", scores.rankings[chosen.ranked_by], anomalous)
     table.write()
     return 0
 
@@ -324,7 +324,7 @@ class _Table:
             "metric": "auprc",
             "data": self.data,
             **facts,
-            "samples": self.chosen.samples,
+            "posterior-samples": self.chosen.samples,
             "ranked-by": by + "-per-token" * self.chosen.per_token + f"-{COMPRESSOR}" * (by == "adjusted"),
             "last-epochs": epochs,
             "run-seeds": ",".join(map(str, seeds)),
@@ -428,14 +428,14 @@ ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
 """Rows of a table for people."""
 
 
-def _draw(folder: str | None, name: str, totals: "NDArray[np.float64]", anomalous: "NDArray[np.bool_]") -> None:
+def _draw(chosen: options.Anomaly, name: str, totals: "NDArray[np.float64]", anomalous: "NDArray[np.bool_]") -> None:
     """Draw the pictures of one test, and write their numbers."""
-    if folder is None:
+    if (folder := chosen.plot) is None:
         return
     from textebm import anomaly as anomalies
     from textebm import plots
 
-    found = anomalies.curves(totals, anomalous)
+    found = anomalies.curves(totals, anomalous, chosen.ranked_by, chosen.per_token)
     with writing(folder, "--plot"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -69,7 +69,6 @@ def _sitting(chosen: options.Experiment, device: str) -> "experiments.Sitting":
         data_dir=chosen.data_dir,
         protocols=chosen.protocols,
         judge_seeds=chosen.judge_seeds,
-        likelihood="likelihood" in cli.COMMANDS,
         deadline=None if chosen.max_minutes is None else time.monotonic() + 60 * chosen.max_minutes,
     )
 

@@ -201,7 +201,9 @@ def _scored(errors: "NDArray[np.float64]", model: "LatentModel", facts: dict[str
     of_images = {"images": len(errors), "shape": str(model.painter.shape), "scale": "-1..1"}
     how = {"metric": METRIC, **facts, **of_images, "inference": inference.kind}
     chain = {"steps": inference.steps} if model.method.has_chain else {}
-    signature = Signature({**how, **chain, "samples": 1, "interval": "bootstrap-1000", "version": __version__})
+    signature = Signature(
+        {**how, **chain, "posterior-samples": 1, "interval": "bootstrap-1000", "version": __version__}
+    )
     details = {
         "images": len(errors),
         "shape": dataclasses.asdict(model.painter.shape),

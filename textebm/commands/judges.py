@@ -28,7 +28,7 @@ def calibrate(arguments: Sequence[str]) -> int:
     corpus = find_corpus(chosen.data, chosen.data_dir, None)
     train, valid, test = (Text(corpus.sentences(split), split) for split in SPLITS)
     names = calibration.JUDGES if chosen.judge == "all" else (chosen.judge,)
-    device = str(choose_device(chosen.device)) if calibration.LSTM in names else "cpu"
+    device = str(choose_device(chosen.device)) if calibration.LSTM in names else "cpu"  # n-grams are counted there
     started, commit = time.monotonic(), hardware.commit()
     with JudgeView() as view:
         settings = calibration.JudgeOptions(
@@ -50,7 +50,7 @@ def calibrate(arguments: Sequence[str]) -> int:
     if chosen.format == "text":
         write("\n".join(map(_describe_real_row, rows)), chosen.output)
         return 0
-    result = _calibration_result(chosen, arguments, rows, commit, time.monotonic() - started)
+    result = _calibration_result(chosen, arguments, rows, commit, device, time.monotonic() - started)
     write(json.dumps(result, indent=2), chosen.output)
     return 0
 
@@ -62,7 +62,12 @@ def _judge_folder() -> Path:
 
 
 def _calibration_result(
-    chosen: options.Calibrate, arguments: Sequence[str], rows: "list[RealRow]", commit: str | None, seconds: float
+    chosen: options.Calibrate,
+    arguments: Sequence[str],
+    rows: "list[RealRow]",
+    commit: str | None,
+    device: str,
+    seconds: float,
 ) -> dict[str, Any]:
     """The first judge's score, every judge's row, and what it was measured on."""
     from textebm import hardware
@@ -73,7 +78,7 @@ def _calibration_result(
         "command": f"textebm calibrate {_without(arguments, '--data-dir', '--output', '--lmplz')}",
         "commit": commit,
         "seed": chosen.seed,
-        "hardware": hardware.hardware_class(chosen.device if chosen.device != "auto" else "cpu"),
+        "hardware": hardware.hardware_class(device),
         "versions": hardware.versions(),
         "minutes": round(seconds / 60, 1),
         "details": {"judges": {row.judge: row.as_dict() for row in rows}},

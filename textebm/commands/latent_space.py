@@ -14,6 +14,7 @@ from textebm.commands.terminal import (
     parse,
     progress_bar,
     read_lines,
+    refuse,
     say,
     write,
     writing,
@@ -166,11 +167,17 @@ def _looked_at(chosen: options.LatentOptions, folder: Path) -> _LookedAt:
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
     generation.require_latent(model)
     if file is not None:
+        _refuse_split(chosen)
         names = read_lines(file)
         return _LookedAt(folder, model, tokenizer, latent_space.typed(tokenizer, names), 0, names, "")
     text = _split_of(chosen, folder, tokenizer)
     names = latent_space.texts_of(tokenizer, text, chosen.n)
     return _LookedAt(folder, model, tokenizer, text, chosen.n, names, marginal.text_digest(text, chosen.n))
+
+
+def _refuse_split(chosen: options.LatentOptions) -> None:
+    """Refuse what says which samples of a split are looked at, where a file names them."""
+    refuse(chosen, "is of a split, and a file is named", "data", "data_dir", "text_field", "split", "n")
 
 
 def _split_of(chosen: options.LatentOptions, folder: Path, tokenizer: "Tokenizer") -> "EncodedText":
@@ -196,7 +203,9 @@ def _images(chosen: options.LatentOptions, folder: Path, file: str | None) -> _L
     from textebm.materials.images import ImageMaterial
 
     model = image_generation.load(folder, choose_device(chosen.device))
+    refuse(chosen, "is of sentences, and the model makes images", "text_field")
     if file is not None:
+        _refuse_split(chosen)
         pictures = named_pictures(model, folder, file)
         return _LookedAt(folder, model, None, pictures, 0, pictures.names, "")
     data = ImageMaterial.resolve_for(folder, chosen.data, chosen.data_dir).encoded(chosen.split)

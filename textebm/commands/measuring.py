@@ -349,6 +349,7 @@ def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: Re
         Their file, how they were decoded, and the longest sentence that could be drawn, in words.
     """
     from textebm import generation
+    from textebm.data.vocabulary import is_word_level
     from textebm.lm_eval.protocols import HEADLINE_DECODING
     from textebm.model.decoding import Decoding
 
@@ -358,6 +359,12 @@ def _drawn(chosen: options.TextOptions, protocol: "EvaluationProtocol", real: Re
     cache = run / "samples" if (run / "checkpoints").is_dir() else generation.cache_folder()
     n = protocol.sentences_wanted(sum(1 for _ in real.train)) if chosen.n is None else chosen.n
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
+    if protocol.max_length is not None and not is_word_level(tokenizer):
+        raise UsageError(
+            f"the protocol {protocol.name} has sentences of at most {protocol.max_length} words, and the model writes "
+            "parts of words: write sentences with textebm generate, cut them to so many words, and name them with "
+            "--samples"
+        )
     longest = protocol.max_length or model.config.longest
     greedy = protocol.decoding == "greedy"
     decoding = Decoding("greedy", max_length=longest) if greedy else None

@@ -1,6 +1,7 @@
 """`textebm transition`."""
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -8,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textebm import options
+from textebm import options, plain_json
 from textebm.commands.terminal import (
     choose_device,
     find_corpus,
     model_folder,
     parse,
     progress_bar,
+    refuse,
     say,
     write,
     writing,
@@ -34,6 +36,17 @@ STEPS = 100
 """Of a chain, where neither its length nor marks are given."""
 
 
+OF_DIAGNOSTICS = (
+    "diagnostic_steps",
+    "posteriors",
+    "posterior_chains",
+    "posterior_steps",
+    "posterior_samples",
+    "ais_steps",
+)
+OF_SENTENCES = (*(field.name for field in dataclasses.fields(options.DecodingOptions)), "text_field", "lmplz")
+
+
 def transition(arguments: Sequence[str]) -> int:
     """`textebm transition`."""
     chosen = parse(options.Transition, "transition", arguments)
@@ -46,10 +59,11 @@ def transition(arguments: Sequence[str]) -> int:
         plots.require_matplotlib()
     folder = model_folder(chosen)
     model, tokenizer = _load(chosen, folder)
+    _refuse_idle(chosen, of_images=tokenizer is None)
     judge = _judge(chosen, folder, model) if chosen.quality else None  # what is missing is said before hours of chains
     held_out = _held_out(chosen, folder, tokenizer) if chosen.diagnostics else None
     found, curve, diagnosed = _work(chosen, steps, model, tokenizer, judge, held_out)
-    result = _result(chosen, folder, model, found, curve, diagnosed)
+    result = plain_json.finite(_result(chosen, folder, model, found, curve, diagnosed))
     _draw(chosen, result["details"], found)
     for warning in result["details"]["warnings"]:
         say(f"warning: {warning}")
@@ -72,6 +86,20 @@ def _length(chosen: options.Transition) -> int:
     return steps
 
 
+def _refuse_idle(chosen: options.Transition, of_images: bool) -> None:
+    """Refuse options of what is not done."""
+    if not chosen.quality:
+        refuse(chosen, "is of --quality", "quality_steps", "samples", "lmplz", "features", "weights", "real_n")
+    if not chosen.diagnostics:
+        refuse(chosen, "is of --diagnostics", *OF_DIAGNOSTICS)
+    if not (chosen.quality or chosen.diagnostics):
+        refuse(chosen, "is of --quality and --diagnostics", "data", "data_dir", "text_field")
+    if of_images:
+        refuse(chosen, "is of sentences, and the model makes images", *OF_SENTENCES)
+    else:
+        refuse(chosen, "is of images, and the model writes text", "features", "weights", "real_n", "strip")
+
+
 def _load(chosen: options.Transition, folder: Path) -> "tuple[LatentModel, Tokenizer | None]":
     """The model, and of a model of text its tokeniser."""
     from textebm import analysis, generation, image_generation
@@ -80,8 +108,6 @@ def _load(chosen: options.Transition, folder: Path) -> "tuple[LatentModel, Token
     device, tokenizer = choose_device(chosen.device), None
     if read_model_config(folder).image is None:
         model, tokenizer = generation.load(folder, device)
-        if chosen.strip is not None:
-            raise UsageError("--strip is of images, and the model writes text")
     else:
         model = image_generation.load(folder, device)
     analysis.require_latent(model)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from textebm import checkpoint, evaluation, image_generation
-from textebm.config import Config
+from textebm.config import Config, ImagesConfig
 from textebm.data.images import EncodedImages, ImageCorpus, download_notice, image_batches, resolve_images
 from textebm.data.registry import SPLITS
 from textebm.errors import DataError, UsageError
@@ -65,6 +65,8 @@ class ImageMaterial(Material):
     ) -> ImageCorpus:
         """The images that a model was trained on, or others, in the size and the channels of those that it makes.
 
+        What its run chose among its own (a class left out, pooled splits, at most so many) is not chosen among others.
+
         Args:
             model: its folder, a checkpoint.
             data: which images (default: its own).
@@ -80,7 +82,8 @@ class ImageMaterial(Material):
         shape = read_model_config(model).image
         if shape is None:
             raise UsageError(OF_TEXT)
-        images = dataclasses.replace(config.images, size=shape.height, channels=1 if shape.channels == 1 else 3)
+        chosen = config.images if data in (None, config.data) else ImagesConfig(skip_bad=config.images.skip_bad)
+        images = dataclasses.replace(chosen, size=shape.height, channels=1 if shape.channels == 1 else 3)
         if whole_train is not None:
             most = None if whole_train else images.max_images
             images = dataclasses.replace(images, whole_train=whole_train, max_images=most)

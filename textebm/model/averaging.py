@@ -47,6 +47,15 @@ class WeightAverage:
         self.model = copy.deepcopy(model).requires_grad_(False)
 
     @torch.no_grad()
+    def restart(self, model: LatentModel) -> None:
+        """Begin again with the weights of now: those before are of another generator.
+
+        Args:
+            model: whose weights are averaged.
+        """
+        self.model.load_state_dict(model.state_dict())
+
+    @torch.no_grad()
     def update(self, model: LatentModel, updates: int) -> None:
         """Let the weights of now take part.
 

@@ -26,7 +26,7 @@ from textebm.errors import CheckpointError, UsageError
 from textebm.hardware import native_precision, precision_on
 from textebm.model import langevin
 from textebm.model.averaging import WeightAverage, follow
-from textebm.model.bound import kl_divergence, kl_weight
+from textebm.model.bound import autoencoder_steps, kl_divergence, kl_weight
 from textebm.model.candidates import Candidates
 from textebm.model.generators import Batch, ConditionedLikelihood
 from textebm.model.inference import Chains, Inferred, Request
@@ -283,7 +283,9 @@ class Learner:
         norms = self._follow(number, update_encoder, stage)
         of_sampler = self._update_sampler(parts, ends, number)
         if self.average is not None:
-            self.average.update(self.model, number + 1)
+            before = autoencoder_steps(self.config.bound, self.steps_per_epoch * self.config.epochs)
+            begun = before if number >= before else 0  # with the generator's new weights an average begins anew
+            self.average.update(self.model, number + 1 - begun)
         seen = {**tally.sums, **norms, "loss_scale": loss_scale}
         if of_sampler:
             return SamplerReport(**seen, **of_sampler)
@@ -335,6 +337,8 @@ class Learner:
         """
         source = stream(self.config.seed, "initialisation", number, device=self.model.device)
         self.model.generator.reset(source)
+        if self.average is not None:
+            self.average.restart(self.model)
         self.generator_optimiser = self._adam(self.model.generator)
         self.encoder_optimiser = None if self.model.encoder is None else self._adam(self.model.encoder)
 
