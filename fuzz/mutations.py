@@ -1,5 +1,6 @@
 """Changes that keep JSON and YAML what they are: bytes flipped at random nearly always break them at once."""
 
+import copy
 import json
 from collections.abc import Iterator
 from random import Random
@@ -62,17 +63,22 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
             waiting.append(inner[key])
 
 
+def _odd(random: Random) -> Any:  # noqa: ANN401
+    """One of those values, as a copy of its own: it may be changed in turn."""
+    return copy.deepcopy(random.choice(ODD))
+
+
 def _change(value: Any, random: Random) -> Any:  # noqa: ANN401
     places = list(_places(value))
     if not places or random.random() < 0.02:
-        return random.choice(ODD)
+        return _odd(random)
     inner, key = random.choice(places)
     other, place = random.choice(places)
     kind = random.randrange(6)
     if kind == 0:
         del inner[key]
     elif kind == 1 and isinstance(inner, dict):
-        inner[random.choice(("x", "", "name", "seed", "format"))] = random.choice(ODD)
+        inner[random.choice(("x", "", "name", "seed", "format"))] = _odd(random)
     elif kind == 2:
         inner[key] = json.loads(json.dumps(other[place]))
     elif kind == 3 and isinstance(inner[key], int | float):
@@ -81,5 +87,5 @@ def _change(value: Any, random: Random) -> Any:  # noqa: ANN401
         at = random.randrange(len(inner[key]))
         inner[key] = inner[key][:at] + random.choice(("", "|", ":", "%", "\u00e9", " ", "0")) + inner[key][at + 1 :]
     else:
-        inner[key] = random.choice(ODD)
+        inner[key] = _odd(random)
     return value

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from types import ModuleType
 
 import pytest
@@ -79,6 +80,13 @@ def test_the_figures_are_of_every_target_and_without_a_fault() -> None:
         assert each["read"] > 0 and each["edges"] > 0
         assert each["longest_s"] < found["limits"]["seconds"]
         assert each["memory_mb"] < found["limits"]["memory_mb"]
+
+
+def test_a_seed_makes_the_same_change_whatever_was_changed_before() -> None:
+    def made() -> list[bytes]:
+        return [mutations.changed(b'{"a": {"b": [1, 2]}, "c": "x"}', Random(seed)) for seed in range(400)]
+
+    assert made() == made()
 
 
 @st.composite
