@@ -92,6 +92,12 @@ class TestOtherImages:
         assert other.images.crop is None
         assert (other.images.size, other.images.channels) == (own.images.size, own.images.channels)
 
+    def test_what_has_to_be_downloaded_is_said(self, run: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("textebm.data.images.download_notice", lambda name, data_dir: "9 MB. Licence: theirs")
+        done = command("reconstruct", "--model", run, "-n", 4)
+        assert done.code == 0, done.err
+        assert "downloading 9 MB. Licence: theirs" in done.err
+
 
 class TestTraining:
     def test_the_log_says_what_was_learned(self, run: Path) -> None:

@@ -3,14 +3,11 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textebm import options
 from textebm.commands.terminal import T, parse, say
 from textebm.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 def data(arguments: Sequence[str]) -> int:

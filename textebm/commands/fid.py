@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textebm import options
-from textebm.commands.terminal import choose_device, model_folder, parse, progress_bar, say, write
+from textebm.commands.terminal import choose_device, find_images, model_folder, parse, progress_bar, say, write
 from textebm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,9 +110,8 @@ def trained_on(
         data: other images than its own, which are then in the size of those that it makes.
     """
     from textebm.image_eval.images import ArrayImages
-    from textebm.materials.images import ImageMaterial
 
-    corpus = ImageMaterial.resolve_for(folder, data, data_dir, whole_train=True)
+    corpus = find_images(folder, data, data_dir, whole_train=True)
     name = f"{corpus.name}:{split}"
     return ArrayImages(name, corpus.encoded(split).pixels), {"data": corpus.name, "against": split}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textebm import options, processes
-from textebm.commands.terminal import choose_device, progress_bar, refuse, say, write, writing
+from textebm.commands.terminal import choose_device, find_images, progress_bar, refuse, say, write, writing
 from textebm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -172,9 +172,8 @@ def _split(
 ) -> tuple["EncodedImages", dict[str, Any]]:
     """A split of the images that a model was trained on, or of others, and what a signature says of it."""
     from textebm.lm_eval.signature import SHORT
-    from textebm.materials.images import ImageMaterial
 
-    corpus = ImageMaterial.resolve_for(folder, data, data_dir)
+    corpus = find_images(folder, data, data_dir)
     images = corpus.encoded(split)
     kept = {"test": images.report.digest[:SHORT], "crop": corpus.fitting.crop}
     return images, {"data": corpus.name, "scored": split, **kept}

@@ -10,6 +10,7 @@ from textebm.commands.terminal import (
     beside_text,
     choose_device,
     find_corpus,
+    find_images,
     model_folder,
     parse,
     progress_bar,
@@ -200,7 +201,6 @@ def _images(chosen: options.LatentOptions, folder: Path, file: str | None) -> _L
     from textebm import image_generation
     from textebm.commands.images import named_pictures
     from textebm.evaluation import spread
-    from textebm.materials.images import ImageMaterial
 
     model = image_generation.load(folder, choose_device(chosen.device))
     refuse(chosen, "is of sentences, and the model makes images", "text_field")
@@ -208,7 +208,7 @@ def _images(chosen: options.LatentOptions, folder: Path, file: str | None) -> _L
         _refuse_split(chosen)
         pictures = named_pictures(model, folder, file)
         return _LookedAt(folder, model, None, pictures, 0, pictures.names, "")
-    data = ImageMaterial.resolve_for(folder, chosen.data, chosen.data_dir).encoded(chosen.split)
+    data = find_images(folder, chosen.data, chosen.data_dir).encoded(chosen.split)
     names = [f"{chosen.split}:{row}" for row in spread(len(data), chosen.n).tolist()]
     return _LookedAt(folder, model, None, data, chosen.n, names, "")
 

@@ -10,6 +10,7 @@ from textebm.commands.terminal import (
     beside_text,
     choose_device,
     figure,
+    find_images,
     model_folder,
     parse,
     progress_bar,
@@ -65,7 +66,6 @@ def _score_images(chosen: options.Score, folder: Path) -> int:
     from textebm import image_generation, scoring
     from textebm.commands.images import OF_A_SPLIT, OF_SENTENCES, named_pictures
     from textebm.evaluation import spread
-    from textebm.materials.images import ImageMaterial
 
     refuse(chosen, OF_SENTENCES, "samples", "ais_steps")
     model, n = image_generation.load(folder, choose_device(chosen.device)), chosen.n or 0
@@ -75,7 +75,7 @@ def _score_images(chosen: options.Score, folder: Path) -> int:
         data = pictures = named_pictures(model, folder, chosen.file)
         names = [pictures.names[row] for row in spread(len(data), n).tolist()]
     else:
-        data = ImageMaterial.resolve_for(folder, chosen.data, chosen.data_dir).encoded(chosen.split)
+        data = find_images(folder, chosen.data, chosen.data_dir).encoded(chosen.split)
         names = [f"{chosen.split}:{row}" for row in spread(len(data), n).tolist()]
     with progress_bar(len(names), "image") as bar:
         scores = scoring.score_images(model, data, names, chosen.seed, n, chosen.chains, chosen.steps, bar.update)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from textebm.config import Config
+    from textebm.data.images import ImageCorpus
     from textebm.data.registry import Corpus
 
 T = TypeVar("T")
@@ -206,6 +207,26 @@ def find_corpus(data: str, data_dir: str | None, text_field: str | None) -> "Cor
     for warning in corpus.warnings():
         say(f"warning: {warning}")
     return corpus
+
+
+def find_images(model: Path, data: str | None, data_dir: str | None, whole_train: bool | None = None) -> "ImageCorpus":
+    """The images that a model was trained on, or others; says when they have to be downloaded.
+
+    Args:
+        model, data, data_dir, whole_train: see `ImageMaterial.resolve_for`.
+
+    Raises:
+        DataError: there are none.
+        UsageError: it is a model of text.
+    """
+    from textebm import checkpoint
+    from textebm.data.images import download_notice
+    from textebm.materials import ImageMaterial
+
+    config = checkpoint.read_run(model)[0]
+    if (download := download_notice(data or config.data, data_dir or config.data_dir)) is not None:
+        say(f"downloading {download}")
+    return ImageMaterial.resolve_for(model, data, data_dir, whole_train)
 
 
 def choose_device(name: str) -> "torch.device":

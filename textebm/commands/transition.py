@@ -13,6 +13,7 @@ from textebm import options, plain_json
 from textebm.commands.terminal import (
     choose_device,
     find_corpus,
+    find_images,
     model_folder,
     parse,
     progress_bar,
@@ -138,10 +139,9 @@ def _held_out(chosen: options.Transition, folder: Path, tokenizer: "Tokenizer | 
     from textebm import checkpoint
     from textebm.data import cache
     from textebm.data.text import EncodingOptions
-    from textebm.materials.images import ImageMaterial
 
     if tokenizer is None:
-        return ImageMaterial.resolve_for(folder, chosen.data, chosen.data_dir).encoded("valid")
+        return find_images(folder, chosen.data, chosen.data_dir).encoded("valid")
     config = checkpoint.read_run(folder)[0]
     corpus = find_corpus(
         chosen.data or config.data, chosen.data_dir or config.data_dir, chosen.text_field or config.text_field
