@@ -3,7 +3,7 @@ write, whatever the figures."""
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ def read(path: Path, refused: type[Exception]) -> Any:  # noqa: ANN401 (whatever
 
 def finite(value: Any) -> Any:  # noqa: ANN401 (whatever is to be written)
     """The same, with None in the place of each number that JSON does not have: infinities, and what is no number."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textebm import checkpoint, plots
+from textebm import checkpoint, plain_json, plots
 from textebm.charts import Chart, Line, learning_charts, thinned
 from textebm.config import Config, flat
 from textebm.errors import CheckpointError, DataError, TextebmError, UsageError
@@ -739,17 +739,7 @@ def write_data(report: Report, path: Path) -> None:
 
 def to_json(report: Report, indent: int | None = None) -> str:
     """Everything that a page shows as JSON; a figure that is not finite becomes null."""
-    return json.dumps(_plain(report.as_dict()), ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value
+    return json.dumps(plain_json.finite(report.as_dict()), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
 def _in_short(value: float | None) -> str:
