@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textebm import checkpoint, ranking, training
+from textebm import checkpoint, evaluation, ranking, training
 from textebm.complexity import Trend, complexities
 from textebm.config import Config
 from textebm.data.dataset import Dataset
@@ -227,7 +227,7 @@ class Test:
     @functools.cached_property
     def reference(self) -> NDArray[np.int64]:
         """Rows of `train` that stand for it: at even distances, since classes may lie one after the other."""
-        return np.unique(np.linspace(0, len(self.train) - 1, REFERENCE).round().astype(np.int64))
+        return evaluation.spread(len(self.train), REFERENCE)
 
     @functools.cached_property
     def reference_complexity(self) -> NDArray[np.float64]:
