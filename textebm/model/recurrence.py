@@ -3,6 +3,8 @@
 A chain asks for the same recurrence and its gradient many times, for the same words. So what the words contribute to
 the gates is computed by the caller, once; sentences stand in order of falling length, and a time step works on those
 that still go on; no autograd graph is made; and everything is written into tensors that are made once.
+`PackedLSTM` and `PackedGRU` do so in torch, on any device. On a CPU, where a compiler is at hand, `CompiledLSTM` and
+`CompiledGRU` do what lies between two matrix products in one pass in C (`textebm/native`).
 
 Layout: *packed*, time-major. Row `starts[t] + j` of a packed tensor is word t of the j-th longest sentence.
 The equations and the order of the gates (LSTM: i, f, g, o; GRU: r, u, n) are those of torch.nn.LSTM and torch.nn.GRU.
@@ -17,6 +19,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from textebm import native
 
 
 class Packing(NamedTuple):
@@ -74,11 +78,16 @@ WORTH_SHARING = 32_000_000
 """Multiplications of a time step from which CPU threads share it: for fewer, waking them costs what they save."""
 
 
+def worth_sharing(weight: Float[Tensor, "gates hidden"], batch: int) -> bool:
+    """Whether a time step is so large that all of a CPU's threads should share it."""
+    return batch * weight.numel() >= WORTH_SHARING
+
+
 @contextmanager
 def fitting_threads(weight: Float[Tensor, "gates hidden"], batch: int) -> Iterator[None]:
     """One CPU thread for a recurrence of steps too small to be shared, else all of them."""
     threads = torch.get_num_threads()
-    if weight.device.type != "cpu" or threads == 1 or batch * weight.numel() >= WORTH_SHARING:
+    if weight.device.type != "cpu" or threads == 1 or worth_sharing(weight, batch):
         yield
         return
     torch.set_num_threads(1)
@@ -329,7 +338,119 @@ class PackedGRU(PackedRecurrence):
         return self.slopes[:, : 3 * self.width]
 
 
+class Compiled(PackedRecurrence):
+    """All that lies between two matrix products in one pass, in C. What passes is in the order of its kernels."""
+
+    def __init__(
+        self, packing: Packing, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, step: native.TimeStep
+    ) -> None:
+        """Make the working space (see `PackedRecurrence.__init__`).
+
+        Args:
+            packing: of the batch.
+            weight: recurrent weights.
+            bias: of a GRU's recurrent products.
+            dtype: of the recurrent products.
+            step: the compiled time step of this cell.
+        """
+        super().__init__(packing, weight, bias, dtype)
+        self.step, batch, gates = step, packing.sizes[0], self.gates * self.width
+        self.into_gates, self.into_states = (self.weight.new_empty(batch, size) for size in (gates, self.width))
+        self.narrow_slopes = self.weight.new_empty(batch, gates) if self.mixed else None
+
+    def _forth(self, hidden: Float[Tensor, "batch hidden"], *tensors: Tensor | None) -> Float[Tensor, "tokens hidden"]:
+        """Every time step, from the first."""
+        before, row = hidden.to(self.weight.dtype), -1
+        for rows, size in zip(self.rows, self.packing.sizes, strict=True):
+            torch.mm(before[:size], self.weight.T, out=self.into_gates[:size])
+            self.step.forward(rows.start, size, self.width, row, *tensors)
+            before, row = self.narrow[rows], rows.start
+        return self.states
+
+    def _back(self, slopes: Float[Tensor, "tokens four"], *tensors: Tensor | None) -> Float[Tensor, "batch hidden"]:
+        """Every time step, from the last; returns the gradient in the first recurrent product's states."""
+        recurrent, earlier = self.weight[:0], (-1, *self.packing.starts)
+        for (rows, following), row in zip(self._steps_back(), reversed(earlier[:-1]), strict=True):
+            size = rows.stop - rows.start
+            if following:
+                torch.mm(recurrent, self.weight, out=self.into_states[:following])
+            self.step.backward(rows.start, size, self.width, row, following, *tensors)
+            narrow = self.narrow_slopes
+            recurrent = slopes[rows, : self.gates * self.width] if narrow is None else narrow[:size]
+        return (recurrent @ self.weight).to(self.like.dtype)
+
+
+class CompiledLSTM(Compiled, PackedLSTM):
+    """`PackedLSTM` with a compiled time step."""
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "tokens gates"],
+        per_sentence: Float[Tensor, "batch gates"],
+        hidden: Float[Tensor, "batch hidden"],
+        cell: Float[Tensor, "batch hidden"] | None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """The hidden states (see `PackedRecurrence.forward`)."""
+        assert cell is not None
+        self.start, self.start_cell = hidden, cell.contiguous()
+        given = (inputs.contiguous(), per_sentence.contiguous(), self.into_gates, self.start_cell)
+        kept = (self.activations, self.cells, self.tanh_cells, self.states)
+        return self._forth(hidden, *given, *kept, self.narrow if self.mixed else None)
+
+    def backward(self, slope: Float[Tensor, "tokens hidden"]) -> Slopes:
+        """Gradients (see `PackedRecurrence.backward`)."""
+        cell, total = torch.zeros_like(self.start_cell), self.like.new_zeros(len(self.start), 4 * self.width)
+        given = (slope.contiguous(), self.into_states, self.start_cell, self.activations, self.cells, self.tanh_cells)
+        hidden = self._back(self.slopes, *given, cell, total, self.slopes, self.narrow_slopes)
+        return Slopes(self.slopes, total, hidden, cell)
+
+
+class CompiledGRU(Compiled, PackedGRU):
+    """`PackedGRU` with a compiled time step."""
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "tokens gates"],
+        per_sentence: Float[Tensor, "batch gates"],
+        hidden: Float[Tensor, "batch hidden"],
+        cell: Float[Tensor, "batch hidden"] | None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """The hidden states (see `PackedRecurrence.forward`)."""
+        assert self.bias is not None
+        self.start = hidden.contiguous()
+        given = (inputs.contiguous(), per_sentence.contiguous(), self.into_gates, self.start, self.bias.contiguous())
+        kept = (self.activations, self.candidates, self.states)
+        return self._forth(hidden, *given, *kept, self.narrow if self.mixed else None)
+
+    def backward(self, slope: Float[Tensor, "tokens hidden"]) -> Slopes:
+        """Gradients (see `PackedRecurrence.backward`)."""
+        carried, total = torch.empty_like(self.start), self.like.new_zeros(len(self.start), 4 * self.width)
+        given = (slope.contiguous(), self.into_states, self.start, self.activations, self.candidates, self.states)
+        carried += self._back(self.slopes, *given, carried, total, self.slopes, self.narrow_slopes)
+        return Slopes(self._of_inputs(self.slopes), self._of_inputs(total), carried, None)
+
+
 CELLS: dict[str, type[PackedRecurrence]] = {"lstm": PackedLSTM, "gru": PackedGRU}
+COMPILED: dict[str, type[Compiled]] = {"lstm": CompiledLSTM, "gru": CompiledGRU}
+
+
+def packed(
+    cell_name: str, packing: Packing, weight: Float[Tensor, "gates hidden"], bias: Tensor | None, dtype: torch.dtype
+) -> PackedRecurrence:
+    """A recurrence over a packed batch, compiled where that is to be had and a time step is one thread's work.
+
+    Args:
+        cell_name: lstm or gru.
+        packing: of the batch.
+        weight: recurrent weights, detached.
+        bias: of a GRU's recurrent products.
+        dtype: of the recurrent products.
+    """
+    alone = torch.get_num_threads() == 1 or not worth_sharing(weight, packing.sizes[0])
+    step = native.time_step(cell_name, weight, dtype) if alone else None
+    if step is None:
+        return CELLS[cell_name](packing, weight, bias, dtype)
+    return COMPILED[cell_name](packing, weight, bias, dtype, step)
 
 
 def tanh_(x: Tensor) -> Tensor:
@@ -354,7 +475,7 @@ class _Differentiable(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         """The hidden states."""
-        ctx.recurrence = CELLS[cell_name](packing, weight, bias, dtype)
+        ctx.recurrence = packed(cell_name, packing, weight, bias, dtype)
         with fitting_threads(weight, packing.sizes[0]):
             states: Tensor = ctx.recurrence.forward(inputs, per_sentence, hidden, cell)
         return states.detach()  # the recurrence keeps its own: with a history it would keep itself alive

@@ -320,8 +320,8 @@ class _Chain:
         self.model, self.layer = model, model.layer()
         dtype = softmax.product_dtype(text.precision, self.layer.recurrent)
         self.inputs = _product(text._embed(), self.layer.words, dtype) + self.layer.bias
-        kind = recurrence.CELLS[model.config.cell]
-        self.recurrence = kind(text.packing, self.layer.recurrent, self.layer.recurrent_bias, dtype)
+        weights = (self.layer.recurrent, self.layer.recurrent_bias)
+        self.recurrence = recurrence.packed(model.config.cell, text.packing, *weights, dtype)
         weight, bias, self.targets = model.output.weight.detach(), model.output.bias.detach(), text.targets
         if text.drawn is not None:
             weight, bias = weight[text.drawn.classes], bias[text.drawn.classes] + text.drawn.correction

@@ -25,8 +25,11 @@ FEWEST_ROWS = 16
 """Rows of the smallest block: fewer, and reading the weights costs more than multiplying by them."""
 FEWEST_CLASSES = 512
 """Classes of the smallest block of the learner's backward pass."""
-BIAS_COLUMNS = 8
-"""Columns that carry the bias in 16 bits; two are used, eight keep rows aligned for tensor cores."""
+ROW_MULTIPLE, COLUMN_MULTIPLE = 16, 32
+"""What rows and columns of 16-bit weights are filled up to: whole tiles, without which a product may take twice as
+long (AMX)."""
+NEVER = -10_000.0
+"""Bias of a class that fills up: its probability is 0."""
 
 
 def product_dtype(precision: Precision, like: Tensor) -> torch.dtype:
@@ -37,8 +40,8 @@ def product_dtype(precision: Precision, like: Tensor) -> torch.dtype:
 class Output(NamedTuple):
     """An output layer as the products take it, detached; made once a chain.
 
-    weight: (classes, hidden), and in 16 bits BIAS_COLUMNS more, which carry the bias. bias: (classes,), or None then.
-    rows: (classes, hidden), the weights alone.
+    weight: (classes, hidden); in 16 bits with at least two more columns, which carry the bias, and filled up to whole
+    tiles. bias: (classes,), or None in 16 bits. rows: (classes, hidden), the weights alone; what fills up is 0.
     """
 
     weight: Tensor
@@ -52,12 +55,18 @@ def prepare(weight: Float[Tensor, "classes hidden"], bias: Float[Tensor, " class
     dtype = product_dtype(precision, weight)
     if dtype == weight.dtype:
         return Output(weight, bias, weight)
-    narrow = weight.new_zeros(len(weight), weight.shape[1] + BIAS_COLUMNS, dtype=dtype)
-    narrow[:, : weight.shape[1]] = weight
+    classes, hidden = weight.shape
+    narrow = weight.new_zeros(_filled(classes, ROW_MULTIPLE), _filled(hidden + 2, COLUMN_MULTIPLE), dtype=dtype)
+    narrow[:classes, :hidden] = weight
     upper = bias.to(dtype)
-    narrow[:, weight.shape[1]] = upper
-    narrow[:, weight.shape[1] + 1] = bias - upper
-    return Output(narrow, None, narrow[:, : weight.shape[1]])
+    narrow[:classes, hidden] = upper
+    narrow[:classes, hidden + 1] = bias - upper
+    narrow[classes:, hidden] = NEVER
+    return Output(narrow, None, narrow[:, :hidden])
+
+
+def _filled(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 def operand(hidden: Float[Tensor, "tokens hidden"], output: Output) -> Tensor:

@@ -56,6 +56,46 @@ class Gelu:
         return argument
 
 
+class TimeStep:
+    """What a recurrence does between two matrix products, for one time step of a packed batch on the CPU.
+
+    Tensors are contiguous, float32, and bf16 where products are; they stand in the order of kernels.c.
+    """
+
+    def __init__(self, library: ctypes.CDLL, cell: str) -> None:
+        self._forward = getattr(library, f"textebm_{cell}_forward")
+        self._backward = getattr(library, f"textebm_{cell}_backward")
+        for kernel, whole, tensors in ((self._forward, 4, 9), (self._backward, 5, 10)):
+            kernel.argtypes = [ctypes.c_longlong] * whole + [ctypes.c_void_p] * tensors
+            kernel.restype = None
+
+    def forward(self, start: int, size: int, width: int, before: int, *tensors: Tensor | None) -> None:
+        """States and what backward needs of the rows from `start`; `before`: of the step before, or -1."""
+        self._forward(start, size, width, before, *_addresses(tensors))
+
+    def backward(self, start: int, size: int, width: int, before: int, following: int, *tensors: Tensor | None) -> None:
+        """Gradients of the rows from `start`, of whose sentences `following` go on."""
+        self._backward(start, size, width, before, following, *_addresses(tensors))
+
+
+def _addresses(tensors: tuple[Tensor | None, ...]) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def time_step(cell: str, like: Tensor, products: torch.dtype) -> TimeStep | None:
+    """The compiled time step of a recurrence, where it is of use.
+
+    Args:
+        cell: lstm or gru.
+        like: a tensor of the dtype and on the device of the states.
+        products: what matrix products take and bring.
+    """
+    if like.dtype != torch.float32 or like.device.type != "cpu" or products not in (torch.float32, torch.bfloat16):
+        return None
+    library = load()
+    return None if library is None else TimeStep(library, cell)
+
+
 def gelu(like: Tensor, numbers: int) -> Gelu | None:
     """The compiled GELU, where it is of use.
 

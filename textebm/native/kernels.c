@@ -1,4 +1,5 @@
-/* GELU and its derivative in one pass over float32 numbers.
+/* What torch has no fused form of, over float32 numbers: GELU with its derivative, and what an LSTM or a GRU does
+   between two matrix products, forward and backward.
 
    gelu(x) = x Phi(x) and gelu'(x) = Phi(x) + x phi(x), with phi and Phi the density and the distribution function of the
    standard normal. Both rest on one exponential, exp(-x^2/2):
@@ -8,8 +9,11 @@
    - Phi by Abramowitz and Stegun's 7.1.26, whose error is at most 1.5e-7 in erf, hence 7.5e-8 in Phi: half of what
      float32 resolves near 1.
 
+   The sigmoid rests on the same exponential, and tanh(x) is 2 sigmoid(2x) - 1, as in textebm/model/recurrence.py.
+
    Compiled by textebm.native with a compiler's plain optimisation; loops are written so that it makes vectors of them. */
 
+#include <stdint.h>
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -19,8 +23,16 @@
 #define EVERY_PROCESSOR
 #endif
 
+#if defined(__clang__)
+#define NO_OVERLAP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define NO_OVERLAP _Pragma("GCC ivdep")
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
 /* exp(y) for y <= 0; below -87 as at -87, where float32 ends. */
-static inline __attribute__((always_inline)) float exponential(float y)
+INLINE float exponential(float y)
 {
     y = y < -87.0f ? -87.0f : y;
     int power = (int)(y * 1.44269504f - 0.5f);
@@ -39,7 +51,7 @@ static inline __attribute__((always_inline)) float exponential(float y)
     return p * two_to_n;
 }
 
-static inline __attribute__((always_inline)) void normal(float x, float *density, float *distribution)
+INLINE void normal(float x, float *density, float *distribution)
 {
     float bell = exponential(-0.5f * x * x);
     float away = x < 0.0f ? -x : x;
@@ -73,4 +85,238 @@ EVERY_PROCESSOR void textebm_gelu_backward(float *restrict x, const float *restr
         normal(argument, &density, &distribution);
         x[i] = above[i] * (distribution + argument * density);
     }
+}
+
+INLINE float sigmoid(float x)
+{
+    float small = exponential(x < 0.0f ? x : -x);
+    float s = 1.0f / (1.0f + small);
+    return x < 0.0f ? small * s : s;
+}
+
+INLINE float tangent(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
+
+/* One number of a matrix product: bfloat16 where `narrow`, else float32. */
+INLINE float product_at(const void *product, long long place, int narrow)
+{
+    if (!narrow)
+        return ((const float *)product)[place];
+    uint32_t bits = (uint32_t)((const uint16_t *)product)[place] << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* To bfloat16, to the nearest, ties to even. */
+INLINE uint16_t rounded(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+/* One time step of a recurrence over packed sentences (textebm/model/recurrence.py has layout and equations).
+
+   The step's rows are start, start + 1, ..., start + size - 1 of every packed matrix; `before` is the first row of the
+   step before it, or -1 where sentences begin, whose states are in matrices of their own. `product` is what a matrix
+   product has just brought, in rows 0 to size - 1, and `narrow_...` takes what goes into the next one: both bfloat16,
+   or narrow_... is NULL and the product float32. Backward, `following` sentences go on after this step. */
+
+INLINE void lstm_forward(long long start, long long size, long long width, long long before, int narrow,
+                         const float *inputs, const float *per_sentence, const void *product, const float *first_cells,
+                         float *activations, float *cells, float *tanh_cells, float *states, uint16_t *narrow_states)
+{
+    for (long long j = 0; j < size; j++) {
+        const float *input = inputs + (start + j) * 4 * width, *own = per_sentence + j * 4 * width;
+        const float *earlier = before < 0 ? first_cells + j * width : cells + (before + j) * width;
+        float *restrict kept = activations + (start + j) * 4 * width, *restrict cell = cells + (start + j) * width;
+        float *restrict tanh_cell = tanh_cells + (start + j) * width, *restrict state = states + (start + j) * width;
+        uint16_t *restrict rounded_state = narrow ? narrow_states + (start + j) * width : 0;
+        NO_OVERLAP
+        for (long long k = 0; k < width; k++) {
+            long long at = j * 4 * width + k;
+            float i = sigmoid(input[k] + own[k] + product_at(product, at, narrow));
+            float f = sigmoid(input[width + k] + own[width + k] + product_at(product, at + width, narrow));
+            float g = tangent(input[2 * width + k] + own[2 * width + k] + product_at(product, at + 2 * width, narrow));
+            float o = sigmoid(input[3 * width + k] + own[3 * width + k] + product_at(product, at + 3 * width, narrow));
+            float c = f * earlier[k] + i * g;
+            float t = tangent(c);
+            kept[k] = i;
+            kept[width + k] = f;
+            kept[2 * width + k] = g;
+            kept[3 * width + k] = o;
+            cell[k] = c;
+            tanh_cell[k] = t;
+            state[k] = o * t;
+            if (narrow)
+                rounded_state[k] = rounded(o * t);
+        }
+    }
+}
+
+/* The gradient in the cells is carried in `into_cells`, and `total` sums those in the gates over a sentence's words. */
+INLINE void lstm_backward(long long start, long long size, long long width, long long before, long long following,
+                          int narrow, const float *slope, const void *product, const float *first_cells,
+                          const float *activations, const float *cells, const float *tanh_cells, float *into_cells,
+                          float *total, float *slopes, uint16_t *narrow_slopes)
+{
+    for (long long j = 0; j < size; j++) {
+        const float *above = slope + (start + j) * width, *kept = activations + (start + j) * 4 * width;
+        const float *earlier = before < 0 ? first_cells + j * width : cells + (before + j) * width;
+        const float *tanh_cell = tanh_cells + (start + j) * width;
+        float *restrict into_cell = into_cells + j * width, *restrict sum = total + j * 4 * width;
+        float *restrict gates = slopes + (start + j) * 4 * width;
+        uint16_t *restrict rounded_gates = narrow ? narrow_slopes + j * 4 * width : 0;
+        int last = j >= following;
+        NO_OVERLAP
+        for (long long k = 0; k < width; k++) {
+            float i = kept[k], f = kept[width + k], g = kept[2 * width + k], o = kept[3 * width + k];
+            float t = tanh_cell[k];
+            float hidden = above[k] + (last ? 0.0f : product_at(product, j * width + k, narrow));
+            float in_cell = into_cell[k] + hidden * o * (1.0f - t * t);
+            float of_i = in_cell * g * i * (1.0f - i), of_f = in_cell * earlier[k] * f * (1.0f - f);
+            float of_g = in_cell * i * (1.0f - g * g), of_o = hidden * t * o * (1.0f - o);
+            into_cell[k] = in_cell * f;
+            gates[k] = of_i;
+            gates[width + k] = of_f;
+            gates[2 * width + k] = of_g;
+            gates[3 * width + k] = of_o;
+            sum[k] += of_i;
+            sum[width + k] += of_f;
+            sum[2 * width + k] += of_g;
+            sum[3 * width + k] += of_o;
+            if (narrow) {
+                rounded_gates[k] = rounded(of_i);
+                rounded_gates[width + k] = rounded(of_f);
+                rounded_gates[2 * width + k] = rounded(of_g);
+                rounded_gates[3 * width + k] = rounded(of_o);
+            }
+        }
+    }
+}
+
+/* `candidates` keeps the recurrent product of n with its bias, before the reset gate. */
+INLINE void gru_forward(long long start, long long size, long long width, long long before, int narrow,
+                        const float *inputs, const float *per_sentence, const void *product, const float *first_states,
+                        const float *bias, float *activations, float *candidates, float *states,
+                        uint16_t *narrow_states)
+{
+    for (long long j = 0; j < size; j++) {
+        const float *input = inputs + (start + j) * 3 * width, *own = per_sentence + j * 3 * width;
+        const float *earlier = before < 0 ? first_states + j * width : states + (before + j) * width;
+        float *restrict kept = activations + (start + j) * 3 * width, *restrict state = states + (start + j) * width;
+        float *restrict candidate = candidates + (start + j) * width;
+        uint16_t *restrict rounded_state = narrow ? narrow_states + (start + j) * width : 0;
+        NO_OVERLAP
+        for (long long k = 0; k < width; k++) {
+            long long at = j * 3 * width + k;
+            float r = sigmoid(input[k] + own[k] + product_at(product, at, narrow) + bias[k]);
+            float u = sigmoid(input[width + k] + own[width + k] + product_at(product, at + width, narrow) +
+                              bias[width + k]);
+            float p = product_at(product, at + 2 * width, narrow) + bias[2 * width + k];
+            float n = tangent(input[2 * width + k] + own[2 * width + k] + r * p);
+            float h = n + u * (earlier[k] - n);
+            kept[k] = r;
+            kept[width + k] = u;
+            kept[2 * width + k] = n;
+            candidate[k] = p;
+            state[k] = h;
+            if (narrow)
+                rounded_state[k] = rounded(h);
+        }
+    }
+}
+
+/* `carried` takes and brings the part of the gradient in the states that does not pass through the product; slopes and
+   total have four parts: r, u, the recurrent product of n, and n itself. */
+INLINE void gru_backward(long long start, long long size, long long width, long long before, long long following,
+                         int narrow, const float *slope, const void *product, const float *first_states,
+                         const float *activations, const float *candidates, const float *states, float *carried,
+                         float *total, float *slopes, uint16_t *narrow_slopes)
+{
+    for (long long j = 0; j < size; j++) {
+        const float *above = slope + (start + j) * width, *kept = activations + (start + j) * 3 * width;
+        const float *earlier = before < 0 ? first_states + j * width : states + (before + j) * width;
+        const float *candidate = candidates + (start + j) * width;
+        float *restrict carry = carried + j * width, *restrict sum = total + j * 4 * width;
+        float *restrict gates = slopes + (start + j) * 4 * width;
+        uint16_t *restrict rounded_gates = narrow ? narrow_slopes + j * 3 * width : 0;
+        int last = j >= following;
+        NO_OVERLAP
+        for (long long k = 0; k < width; k++) {
+            float r = kept[k], u = kept[width + k], n = kept[2 * width + k];
+            float hidden = above[k] + (last ? 0.0f : carry[k] + product_at(product, j * width + k, narrow));
+            float of_n = hidden * (1.0f - u) * (1.0f - n * n), of_p = of_n * r;
+            float of_r = of_p * (1.0f - r) * candidate[k], of_u = hidden * (earlier[k] - n) * u * (1.0f - u);
+            carry[k] = hidden * u;
+            gates[k] = of_r;
+            gates[width + k] = of_u;
+            gates[2 * width + k] = of_p;
+            gates[3 * width + k] = of_n;
+            sum[k] += of_r;
+            sum[width + k] += of_u;
+            sum[2 * width + k] += of_p;
+            sum[3 * width + k] += of_n;
+            if (narrow) {
+                rounded_gates[k] = rounded(of_r);
+                rounded_gates[width + k] = rounded(of_u);
+                rounded_gates[2 * width + k] = rounded(of_p);
+            }
+        }
+    }
+}
+
+/* A branch outside the loops, so that each loop knows what its products are. */
+EVERY_PROCESSOR void textebm_lstm_forward(long long start, long long size, long long width, long long before,
+                                          const float *inputs, const float *per_sentence, const void *product,
+                                          const float *first_cells, float *activations, float *cells,
+                                          float *tanh_cells, float *states, uint16_t *narrow_states)
+{
+    if (narrow_states)
+        lstm_forward(start, size, width, before, 1, inputs, per_sentence, product, first_cells, activations, cells,
+                     tanh_cells, states, narrow_states);
+    else
+        lstm_forward(start, size, width, before, 0, inputs, per_sentence, product, first_cells, activations, cells,
+                     tanh_cells, states, 0);
+}
+
+EVERY_PROCESSOR void textebm_lstm_backward(long long start, long long size, long long width, long long before,
+                                           long long following, const float *slope, const void *product,
+                                           const float *first_cells, const float *activations, const float *cells,
+                                           const float *tanh_cells, float *into_cells, float *total, float *slopes,
+                                           uint16_t *narrow_slopes)
+{
+    if (narrow_slopes)
+        lstm_backward(start, size, width, before, following, 1, slope, product, first_cells, activations, cells,
+                      tanh_cells, into_cells, total, slopes, narrow_slopes);
+    else
+        lstm_backward(start, size, width, before, following, 0, slope, product, first_cells, activations, cells,
+                      tanh_cells, into_cells, total, slopes, 0);
+}
+
+EVERY_PROCESSOR void textebm_gru_forward(long long start, long long size, long long width, long long before,
+                                         const float *inputs, const float *per_sentence, const void *product,
+                                         const float *first_states, const float *bias, float *activations,
+                                         float *candidates, float *states, uint16_t *narrow_states)
+{
+    if (narrow_states)
+        gru_forward(start, size, width, before, 1, inputs, per_sentence, product, first_states, bias, activations,
+                    candidates, states, narrow_states);
+    else
+        gru_forward(start, size, width, before, 0, inputs, per_sentence, product, first_states, bias, activations,
+                    candidates, states, 0);
+}
+
+EVERY_PROCESSOR void textebm_gru_backward(long long start, long long size, long long width, long long before,
+                                          long long following, const float *slope, const void *product,
+                                          const float *first_states, const float *activations, const float *candidates,
+                                          const float *states, float *carried, float *total, float *slopes,
+                                          uint16_t *narrow_slopes)
+{
+    if (narrow_slopes)
+        gru_backward(start, size, width, before, following, 1, slope, product, first_states, activations, candidates,
+                     states, carried, total, slopes, narrow_slopes);
+    else
+        gru_backward(start, size, width, before, following, 0, slope, product, first_states, activations, candidates,
+                     states, carried, total, slopes, 0);
 }
