@@ -7,20 +7,37 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from textebm import native
 from textebm.config import PriorConfig
-from textebm.model import langevin
+from textebm.model import langevin, recurrence
 from textebm.model.energy import EBMPrior
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="there is no C compiler on this machine")
 
 
+@pytest.fixture(scope="module")
+def home_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TEXTEBM_HOME in which they are compiled once."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture(autouse=True)
-def home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def shared_home(home_of_all: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """That home, the kernels wanted, and none loaded before or after."""
+    monkeypatch.setenv("TEXTEBM_HOME", str(home_of_all))
+    monkeypatch.delenv(native.SWITCH, raising=False)
+    native.load.cache_clear()
+    yield
+    native.load.cache_clear()
+
+
+@pytest.fixture
+def home_of_its_own(tmp_path: Path, shared_home: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty TEXTEBM_HOME, and nothing loaded yet."""
     monkeypatch.setenv("TEXTEBM_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv(native.SWITCH, raising=False)
     native.load.cache_clear()
     yield tmp_path / "home"
     native.load.cache_clear()
@@ -107,6 +124,114 @@ class TestPriorChain:
         assert native.gelu(torch.zeros(1), native.FEW + 1) is None
 
 
+CELLS = ("lstm", "gru")
+Outcome = dict[str, torch.Tensor]
+
+
+class Sentences:
+    """A recurrence with random weights, inputs and slopes over sentences of these lengths."""
+
+    def __init__(self, cell: str, lengths: list[int], width: int, seed: int) -> None:
+        source = torch.Generator().manual_seed(seed)
+        self.cell, self.gates = cell, recurrence.CELLS[cell].gates * width
+        self.packing = recurrence.pack(torch.tensor(lengths), max(lengths), torch.device("cpu"))
+        batch, tokens = len(lengths), sum(lengths)
+        self.weight = (
+            torch.randn(self.gates, width, generator=source) / width**0.5
+        )  # errors do not grow along a sentence
+        self.bias = torch.randn(self.gates, generator=source)
+        self.inputs = 2 * torch.randn(tokens, self.gates, generator=source)
+        self.own = torch.randn(batch, self.gates, generator=source)
+        self.hidden, self.state = torch.randn(2, batch, width, generator=source)
+        self.slope = torch.randn(tokens, width, generator=source)
+
+    def run(self, kind: str, dtype: torch.dtype = torch.float32, states: torch.dtype = torch.float32) -> Outcome:
+        """States and gradients by `compiled` or by `torch`, with products in `dtype` and the rest in that of states."""
+        lstm = self.cell == "lstm"
+        weight, bias = self.weight.to(states), None if lstm else self.bias.to(states)
+        if kind == "torch":
+            made = recurrence.CELLS[self.cell](self.packing, weight, bias, dtype)
+        else:
+            made = recurrence.packed(self.cell, self.packing, weight, bias, dtype)
+            assert isinstance(made, recurrence.Compiled)
+        entered = [x.to(states) for x in (self.inputs, self.own, self.hidden)]
+        found = {"states": made.forward(*entered, self.state.to(states) if lstm else None).clone()}
+        slopes = made.backward(self.slope.to(states, copy=True))
+        found |= {name: value.clone() for name, value in slopes._asdict().items() if value is not None}
+        return {**found, "products": made.recurrent_slopes().clone(), "weight": made.weight_slope()}
+
+
+def difference(found: Outcome, right: Outcome) -> float:
+    """The largest root mean square of any difference, in units of what it is of, and at least of 1: sums cancel."""
+    assert found.keys() == right.keys()
+    pairs = [(found[name].double(), right[name].double()) for name in found]
+    return max(float((one - other).norm() / other.norm().clamp(min=other.numel() ** 0.5)) for one, other in pairs)
+
+
+@needs_compiler
+class TestTimeStep:
+    @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        cell=st.sampled_from(CELLS),
+        lengths=st.lists(st.integers(1, 9), min_size=1, max_size=9),
+        width=st.integers(1, 40),
+        seed=st.integers(0, 2**20),
+    )
+    def test_it_is_torchs_up_to_rounding(self, cell: str, lengths: list[int], width: int, seed: int) -> None:
+        """Against torch in float64: in float32, and in bf16, where torch's own way keeps the same bound."""
+        case = Sentences(cell, lengths, width, seed)
+        exact = case.run("torch", torch.float64, torch.float64)
+        assert difference(case.run("compiled"), exact) < 3e-6
+        assert difference(case.run("compiled", torch.bfloat16), exact) < 0.03
+        assert difference(case.run("torch", torch.bfloat16), exact) < 0.03
+
+    @pytest.mark.parametrize("cell", CELLS)
+    def test_states_are_rounded_to_the_nearest(self, cell: str) -> None:
+        case = Sentences(cell, [40, 31, 2], 33, 5)
+        weight, bias = case.weight, None if cell == "lstm" else case.bias
+        made = recurrence.packed(cell, case.packing, weight, bias, torch.bfloat16)
+        states = made.forward(case.inputs, case.own, case.hidden, case.state if cell == "lstm" else None)
+        assert torch.equal(made.narrow, states.bfloat16())
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("cell", CELLS)
+    def test_what_is_no_number_stays_none(self, cell: str, dtype: torch.dtype) -> None:
+        case = Sentences(cell, [3, 3], 20, 1)
+        case.hidden[1, 4] = float("nan")
+        found = case.run("compiled", dtype)
+        first, *others = found["states"].view(3, 2, 20)[:, 1].isnan().any(1).tolist()
+        assert [first, *others] == [True] * 3
+        assert found["states"].view(3, 2, 20)[:, 0].isfinite().all()
+        assert found["hidden"][1].isnan().any()
+        assert found["hidden"][0].isfinite().all()
+
+    @pytest.mark.parametrize("cell", CELLS)
+    def test_great_and_infinite_inputs_saturate(self, cell: str) -> None:
+        case = Sentences(cell, [2, 2], 16, 1)
+        case.inputs[0], case.inputs[1] = 3e38, -3e38
+        assert all(value.isfinite().all() for value in case.run("compiled").values())
+
+    def test_float64_and_fp16_are_torchs(self) -> None:
+        assert native.time_step("lstm", torch.zeros(1, dtype=torch.float64), torch.float64) is None
+        assert native.time_step("lstm", torch.zeros(1), torch.float16) is None
+
+    def test_so_are_steps_that_many_threads_share(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        case = Sentences("lstm", [2], 4, 0)
+        monkeypatch.setattr(recurrence, "WORTH_SHARING", 1)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+        made = recurrence.packed("lstm", case.packing, case.weight, None, torch.float32)
+        assert type(made) is recurrence.PackedLSTM
+
+    @pytest.mark.parametrize("cell", CELLS)
+    def test_so_are_all_where_it_is_switched_off(self, cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(native.SWITCH, "0")
+        native.load.cache_clear()
+        case = Sentences(cell, [2], 4, 0)
+        made = recurrence.packed(cell, case.packing, case.weight, case.bias, torch.float32)
+        assert type(made) is recurrence.CELLS[cell]
+
+
+@pytest.mark.usefixtures("home_of_its_own")
 class TestWithout:
     """What happens where it cannot be compiled: nothing but that torch does it."""
 

@@ -31,10 +31,42 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Choices are made by masks over bits: with branches, compilers make no vectors of the loops unless they may assume that
+   all is a number (-ffinite-math-only), and then what is none gets lost. */
+INLINE uint32_t bits_of(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+INLINE float of_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+INLINE uint32_t chosen(uint32_t whether, uint32_t yes, uint32_t no)
+{
+    uint32_t mask = -whether;
+    return (mask & yes) | (~mask & no);
+}
+
+/* The first where x is negative, else the second. */
+INLINE float by_sign(float x, float negative, float positive)
+{
+    return of_bits(chosen(bits_of(x) >> 31, bits_of(negative), bits_of(positive)));
+}
+
+#define MINUS_87 0xc2ae0000u
+#define MINUS_INFINITY 0xff800000u
+
 /* exp(y) for y <= 0; below -87 as at -87, where float32 ends. */
 INLINE float exponential(float y)
 {
-    y = y < -87.0f ? -87.0f : y;
+    uint32_t bits = bits_of(y);
+    y = of_bits(chosen(bits - MINUS_87 <= MINUS_INFINITY - MINUS_87, MINUS_87, bits));
     int power = (int)(y * 1.44269504f - 0.5f);
     float n = (float)power;
     float r = y - n * 0.693359375f + n * 2.12194440e-4f; /* ln 2 in two parts */
@@ -45,17 +77,13 @@ INLINE float exponential(float y)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    int bits = (power + 127) << 23;
-    float two_to_n;
-    memcpy(&two_to_n, &bits, sizeof bits);
-    return p * two_to_n;
+    return p * of_bits((uint32_t)(power + 127) << 23);
 }
 
 INLINE void normal(float x, float *density, float *distribution)
 {
     float bell = exponential(-0.5f * x * x);
-    float away = x < 0.0f ? -x : x;
-    float t = 1.0f / (1.0f + 0.231641888f * away); /* 0.3275911 / sqrt 2 */
+    float t = 1.0f / (1.0f + 0.231641888f * __builtin_fabsf(x)); /* 0.3275911 / sqrt 2 */
     float q = 1.061405429f;
     q = q * t - 1.453152027f;
     q = q * t + 1.421413741f;
@@ -63,7 +91,7 @@ INLINE void normal(float x, float *density, float *distribution)
     q = q * t + 0.254829592f;
     float tail = 0.5f * q * t * bell;
     *density = 0.398942280f * bell;
-    *distribution = x < 0.0f ? tail : 1.0f - tail;
+    *distribution = by_sign(x, tail, 1.0f - tail);
 }
 
 /* value = gelu(x), and gelu'(x) in the place of x, of n numbers; the two do not overlap. */
@@ -89,9 +117,9 @@ EVERY_PROCESSOR void textebm_gelu_backward(float *restrict x, const float *restr
 
 INLINE float sigmoid(float x)
 {
-    float small = exponential(x < 0.0f ? x : -x);
+    float small = exponential(-__builtin_fabsf(x));
     float s = 1.0f / (1.0f + small);
-    return x < 0.0f ? small * s : s;
+    return s * by_sign(x, small, 1.0f);
 }
 
 INLINE float tangent(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
@@ -101,17 +129,13 @@ INLINE float product_at(const void *product, long long place, int narrow)
 {
     if (!narrow)
         return ((const float *)product)[place];
-    uint32_t bits = (uint32_t)((const uint16_t *)product)[place] << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    return of_bits((uint32_t)((const uint16_t *)product)[place] << 16);
 }
 
 /* To bfloat16, to the nearest, ties to even. */
 INLINE uint16_t rounded(float value)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
+    uint32_t bits = bits_of(value);
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
