@@ -146,7 +146,7 @@ INLINE uint16_t rounded(float value)
    product has just brought, in rows 0 to size - 1, and `narrow_...` takes what goes into the next one: both bfloat16,
    or narrow_... is NULL and the product float32. Backward, `following` sentences go on after this step. */
 
-INLINE void lstm_forward(long long start, long long size, long long width, long long before, int narrow,
+INLINE void lstm_forward(int narrow, long long start, long long size, long long width, long long before,
                          const float *inputs, const float *per_sentence, const void *product, const float *first_cells,
                          float *activations, float *cells, float *tanh_cells, float *states, uint16_t *narrow_states)
 {
@@ -179,8 +179,8 @@ INLINE void lstm_forward(long long start, long long size, long long width, long 
 }
 
 /* The gradient in the cells is carried in `into_cells`, and `total` sums those in the gates over a sentence's words. */
-INLINE void lstm_backward(long long start, long long size, long long width, long long before, long long following,
-                          int narrow, const float *slope, const void *product, const float *first_cells,
+INLINE void lstm_backward(int narrow, long long start, long long size, long long width, long long before,
+                          long long following, const float *slope, const void *product, const float *first_cells,
                           const float *activations, const float *cells, const float *tanh_cells, float *into_cells,
                           float *total, float *slopes, uint16_t *narrow_slopes)
 {
@@ -220,7 +220,7 @@ INLINE void lstm_backward(long long start, long long size, long long width, long
 }
 
 /* `candidates` keeps the recurrent product of n with its bias, before the reset gate. */
-INLINE void gru_forward(long long start, long long size, long long width, long long before, int narrow,
+INLINE void gru_forward(int narrow, long long start, long long size, long long width, long long before,
                         const float *inputs, const float *per_sentence, const void *product, const float *first_states,
                         const float *bias, float *activations, float *candidates, float *states,
                         uint16_t *narrow_states)
@@ -253,8 +253,8 @@ INLINE void gru_forward(long long start, long long size, long long width, long l
 
 /* `carried` takes and brings the part of the gradient in the states that does not pass through the product; slopes and
    total have four parts: r, u, the recurrent product of n, and n itself. */
-INLINE void gru_backward(long long start, long long size, long long width, long long before, long long following,
-                         int narrow, const float *slope, const void *product, const float *first_states,
+INLINE void gru_backward(int narrow, long long start, long long size, long long width, long long before,
+                         long long following, const float *slope, const void *product, const float *first_states,
                          const float *activations, const float *candidates, const float *states, float *carried,
                          float *total, float *slopes, uint16_t *narrow_slopes)
 {
@@ -290,18 +290,22 @@ INLINE void gru_backward(long long start, long long size, long long width, long 
     }
 }
 
-/* A branch outside the loops, so that each loop knows what its products are. */
+/* The branch stands outside the loops, so that each knows what its products are. */
+#define EITHER_WAY(step, narrow, ...) \
+    do { \
+        if (narrow) \
+            step(1, __VA_ARGS__); \
+        else \
+            step(0, __VA_ARGS__); \
+    } while (0)
+
 EVERY_PROCESSOR void textebm_lstm_forward(long long start, long long size, long long width, long long before,
                                           const float *inputs, const float *per_sentence, const void *product,
                                           const float *first_cells, float *activations, float *cells,
                                           float *tanh_cells, float *states, uint16_t *narrow_states)
 {
-    if (narrow_states)
-        lstm_forward(start, size, width, before, 1, inputs, per_sentence, product, first_cells, activations, cells,
-                     tanh_cells, states, narrow_states);
-    else
-        lstm_forward(start, size, width, before, 0, inputs, per_sentence, product, first_cells, activations, cells,
-                     tanh_cells, states, 0);
+    EITHER_WAY(lstm_forward, narrow_states, start, size, width, before, inputs, per_sentence, product, first_cells,
+               activations, cells, tanh_cells, states, narrow_states);
 }
 
 EVERY_PROCESSOR void textebm_lstm_backward(long long start, long long size, long long width, long long before,
@@ -310,12 +314,8 @@ EVERY_PROCESSOR void textebm_lstm_backward(long long start, long long size, long
                                            const float *tanh_cells, float *into_cells, float *total, float *slopes,
                                            uint16_t *narrow_slopes)
 {
-    if (narrow_slopes)
-        lstm_backward(start, size, width, before, following, 1, slope, product, first_cells, activations, cells,
-                      tanh_cells, into_cells, total, slopes, narrow_slopes);
-    else
-        lstm_backward(start, size, width, before, following, 0, slope, product, first_cells, activations, cells,
-                      tanh_cells, into_cells, total, slopes, 0);
+    EITHER_WAY(lstm_backward, narrow_slopes, start, size, width, before, following, slope, product, first_cells,
+               activations, cells, tanh_cells, into_cells, total, slopes, narrow_slopes);
 }
 
 EVERY_PROCESSOR void textebm_gru_forward(long long start, long long size, long long width, long long before,
@@ -323,12 +323,8 @@ EVERY_PROCESSOR void textebm_gru_forward(long long start, long long size, long l
                                          const float *first_states, const float *bias, float *activations,
                                          float *candidates, float *states, uint16_t *narrow_states)
 {
-    if (narrow_states)
-        gru_forward(start, size, width, before, 1, inputs, per_sentence, product, first_states, bias, activations,
-                    candidates, states, narrow_states);
-    else
-        gru_forward(start, size, width, before, 0, inputs, per_sentence, product, first_states, bias, activations,
-                    candidates, states, 0);
+    EITHER_WAY(gru_forward, narrow_states, start, size, width, before, inputs, per_sentence, product, first_states,
+               bias, activations, candidates, states, narrow_states);
 }
 
 EVERY_PROCESSOR void textebm_gru_backward(long long start, long long size, long long width, long long before,
@@ -337,10 +333,6 @@ EVERY_PROCESSOR void textebm_gru_backward(long long start, long long size, long 
                                           const float *states, float *carried, float *total, float *slopes,
                                           uint16_t *narrow_slopes)
 {
-    if (narrow_slopes)
-        gru_backward(start, size, width, before, following, 1, slope, product, first_states, activations, candidates,
-                     states, carried, total, slopes, narrow_slopes);
-    else
-        gru_backward(start, size, width, before, following, 0, slope, product, first_states, activations, candidates,
-                     states, carried, total, slopes, 0);
+    EITHER_WAY(gru_backward, narrow_slopes, start, size, width, before, following, slope, product, first_states,
+               activations, candidates, states, carried, total, slopes, narrow_slopes);
 }
