@@ -231,6 +231,54 @@ class TestTimeStep:
         assert type(made) is recurrence.CELLS[cell]
 
 
+@needs_compiler
+class TestSoftmax:
+    @pytest.fixture
+    def softmax(self) -> native.Softmax:
+        made = native.softmax(torch.zeros(1), torch.float32)
+        assert made is not None
+        return made
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize(("tokens", "classes"), [(1, 1), (7, 16), (5, 1003)])
+    def test_both_passes_are_those_of_float64(
+        self, softmax: native.Softmax, dtype: torch.dtype, tokens: int, classes: int
+    ) -> None:
+        """Of the same logits; what is written takes one rounding to their precision."""
+        source = torch.Generator().manual_seed(classes)
+        logits = (8 * torch.randn(tokens, classes, generator=source)).to(dtype)
+        targets = torch.randint(classes, (tokens,), generator=source)
+        slope = torch.randn(tokens, generator=source)
+        exact = logits.double()
+        normaliser, log_probs = softmax.normaliser(logits, targets)
+        torch.testing.assert_close(normaliser.double(), exact.logsumexp(1), rtol=3e-7, atol=1e-5)
+        right = exact.log_softmax(1).gather(1, targets[:, None])[:, 0]
+        torch.testing.assert_close(log_probs.double(), right, rtol=3e-7, atol=1e-5)
+        wanted = exact.softmax(1) - torch.nn.functional.one_hot(targets, classes)
+        rounding = 2.0**-8 if dtype == torch.bfloat16 else 5e-6  # of the exponent, logits are of some 30
+        for first, part in ((0, slice(0, classes // 2)), (classes // 2, slice(classes // 2, classes))):
+            of_bias = torch.ones(part.stop - part.start)
+            found = softmax.excess(logits[:, part].contiguous(), targets, normaliser, slope, first, of_bias)
+            torch.testing.assert_close(found.double(), wanted[:, part], rtol=rounding, atol=1e-5)
+            torch.testing.assert_close(of_bias.double(), 1 - slope.double() @ wanted[:, part], rtol=0, atol=1e-4)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_far_apart_or_no_number(self, softmax: native.Softmax, dtype: torch.dtype) -> None:
+        nan, inf = float("nan"), float("inf")
+        rows = [[-3e4, 3e4], [-inf, -2.0], [nan, 1.0], [1.0, -nan], [inf, 0.0]]
+        logits, targets = torch.tensor(rows, dtype=dtype), torch.tensor([1, 1, 1, 0, 0])
+        normaliser, log_probs = softmax.normaliser(logits, targets)
+        assert log_probs[:2].tolist() == [0, 0]
+        assert log_probs[2:].isnan().all()
+        assert normaliser[:2].tolist() == logits[[0, 1], 1].tolist()
+
+    def test_other_precisions_and_many_threads_are_torchs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert native.softmax(torch.zeros(1, dtype=torch.float64), torch.float64) is None
+        assert native.softmax(torch.zeros(1), torch.float16) is None
+        monkeypatch.setattr(torch, "get_num_threads", lambda: native.FEW_THREADS + 1)
+        assert native.softmax(torch.zeros(1), torch.float32) is None
+
+
 @pytest.mark.usefixtures("home_of_its_own")
 class TestWithout:
     """What happens where it cannot be compiled: nothing but that torch does it."""

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from textebm import native
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 NARROW: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -159,8 +161,12 @@ class _LogProb(torch.autograd.Function):
         output = prepare(weight, bias, precision)
         rows_of_all = operand(hidden, output)
         log_probs, normaliser = (hidden.new_empty(len(hidden)) for _ in range(2))
+        compiled = native.softmax(hidden, output.weight.dtype)
         for rows in _blocks(len(hidden), len(weight), FEWEST_ROWS, hidden.device):
             values = logits(rows_of_all[rows], output)
+            if compiled is not None:
+                normaliser[rows], log_probs[rows] = compiled.normaliser(values, targets[rows])
+                continue
             probabilities = values.softmax(1, dtype=hidden.dtype)
             log_probs[rows] = _log_prob_of(targets[rows], values, probabilities, hidden.dtype)
             right = values.gather(1, targets[rows, None]).squeeze(1).to(hidden.dtype)
@@ -177,19 +183,36 @@ class _LogProb(torch.autograd.Function):
         output = prepare(weight, bias, ctx.precision)
         rows = operand(hidden, output)
         scaled = (hidden * -slope[:, None]).to(output.rows.dtype)
-        of_hidden, of_weight, of_bias = torch.zeros_like(hidden), torch.empty_like(weight), torch.empty_like(bias)
+        of_hidden, of_weight, of_bias = torch.zeros_like(hidden), torch.empty_like(weight), torch.zeros_like(bias)
+        compiled = native.softmax(hidden, output.weight.dtype)
         for classes in _blocks(len(weight), len(hidden), FEWEST_CLASSES, hidden.device):
-            excess = logits(rows, output, classes).to(hidden.dtype).sub_(normaliser[:, None]).exp_()  # probabilities
-            place = targets - classes.start
-            inside = (place >= 0) & (place < classes.stop - classes.start)
-            place = place.clamp(0, classes.stop - classes.start - 1)
-            excess.scatter_add_(1, place[:, None], -inside.to(hidden.dtype)[:, None])  # minus 1 at the target
-            of_bias[classes] = -slope @ excess
-            product = excess.to(output.rows.dtype)
+            values, own = logits(rows, output, classes), of_bias[classes]
+            if compiled is not None:
+                product = compiled.excess(values, targets, normaliser, slope, classes.start, own)
+            else:
+                product = _excess(values.to(hidden.dtype), targets, normaliser, slope, classes, own).to(values.dtype)
             of_weight[classes] = product.T @ scaled
             of_hidden += product @ output.rows[classes]
         of_hidden.mul_(-slope[:, None])
         return of_hidden, of_weight, of_bias, None, None
+
+
+def _excess(
+    values: Float[Tensor, "tokens classes"],
+    targets: Int[Tensor, " tokens"],
+    normaliser: Float[Tensor, " tokens"],
+    slope: Float[Tensor, " tokens"],
+    classes: slice,
+    of_bias: Float[Tensor, " classes"],
+) -> Float[Tensor, "tokens classes"]:
+    """Probabilities of some classes, less 1 at the target, in place of their logits (see `native.Softmax.excess`)."""
+    excess = values.sub_(normaliser[:, None]).exp_()
+    place = targets - classes.start
+    inside = (place >= 0) & (place < classes.stop - classes.start)
+    place = place.clamp(0, classes.stop - classes.start - 1)
+    excess.scatter_add_(1, place[:, None], -inside.to(values.dtype)[:, None])
+    of_bias -= slope @ excess
+    return excess
 
 
 def log_prob(

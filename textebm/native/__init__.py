@@ -26,7 +26,7 @@ SWITCH = "TEXTEBM_NATIVE"
 # Not -ffast-math: it would let the compiler take the two parts of ln 2 together, lose what is no number, and set flags
 # of the whole process. -O3 makes the same vectors in half as much time again.
 FLAGS = (
-    *("-O2", "-ftree-vectorize", "-std=c11", "-shared", "-fPIC", "-ffp-contract=fast"),
+    *("-O2", "-ftree-vectorize", "-fopenmp-simd", "-std=c11", "-shared", "-fPIC", "-ffp-contract=fast"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
 )
 
@@ -79,8 +79,59 @@ class TimeStep:
         self._backward(start, size, width, before, following, *_addresses(tensors))
 
 
+class Softmax:
+    """Passes over contiguous logits (tokens, classes) of the CPU, float32 or bf16, that make no matrix beside them."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._normaliser, self._excess = library.textebm_normaliser, library.textebm_excess
+        for kernel, whole in ((self._normaliser, 3), (self._excess, 4)):
+            kernel.argtypes = [ctypes.c_longlong] * whole + [ctypes.c_void_p] * 5
+            kernel.restype = None
+
+    def normaliser(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """log Σ exp(logit) of each row, and log p(target), (rows,) in float32."""
+        of_target, greatest, sums = torch.empty(3, len(logits))
+        tensors = (logits, targets.contiguous(), of_target, greatest, sums)
+        self._normaliser(logits.dtype != torch.float32, *logits.shape, *_addresses(tensors))
+        sums.log_()
+        return greatest + sums, (of_target - greatest).sub_(sums)
+
+    def excess(
+        self, logits: Tensor, targets: Tensor, normaliser: Tensor, slope: Tensor, first: int, of_bias: Tensor
+    ) -> Tensor:
+        """Probabilities of the classes from `first`, less 1 at the target; they take the place of the logits.
+
+        `of_bias`, the gradient in these classes' bias, has −slope times their sums added to it.
+        """
+        tensors = (logits, targets.contiguous(), normaliser.contiguous(), slope.contiguous(), of_bias)
+        self._excess(logits.dtype != torch.float32, *logits.shape, first, *_addresses(tensors))
+        return logits
+
+
 def _addresses(tensors: tuple[Tensor | None, ...]) -> list[int | None]:
     return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+FEW_THREADS = 4
+"""Threads of torch up to which one that passes once over logits beats all that pass several times."""
+
+
+def softmax(like: Tensor, products: torch.dtype) -> Softmax | None:
+    """The compiled passes of the learner's softmax, where they are of use.
+
+    Args:
+        like: a tensor of the dtype and on the device of what is computed.
+        products: what matrix products bring.
+    """
+    if not _has_kernels(like, products) or torch.get_num_threads() > FEW_THREADS:
+        return None
+    library = load()
+    return None if library is None else Softmax(library)
+
+
+def _has_kernels(like: Tensor, products: torch.dtype) -> bool:
+    known = products in (torch.float32, torch.bfloat16)
+    return known and like.dtype == torch.float32 and like.device.type == "cpu"
 
 
 def time_step(cell: str, like: Tensor, products: torch.dtype) -> TimeStep | None:
@@ -91,9 +142,7 @@ def time_step(cell: str, like: Tensor, products: torch.dtype) -> TimeStep | None
         like: a tensor of the dtype and on the device of the states.
         products: what matrix products take and bring.
     """
-    if like.dtype != torch.float32 or like.device.type != "cpu" or products not in (torch.float32, torch.bfloat16):
-        return None
-    library = load()
+    library = load() if _has_kernels(like, products) else None
     return None if library is None else TimeStep(library, cell)
 
 

@@ -1,5 +1,5 @@
-/* What torch has no fused form of, over float32 numbers: GELU with its derivative, and what an LSTM or a GRU does
-   between two matrix products, forward and backward.
+/* What torch has no fused form of, over float32 numbers: GELU with its derivative; what an LSTM or a GRU does between two
+   matrix products, forward and backward; and what a softmax over a vocabulary does between two.
 
    gelu(x) = x Phi(x) and gelu'(x) = Phi(x) + x phi(x), with phi and Phi the density and the distribution function of the
    standard normal. Both rest on one exponential, exp(-x^2/2):
@@ -23,11 +23,11 @@
 #define EVERY_PROCESSOR
 #endif
 
-#if defined(__clang__)
-#define NO_OVERLAP _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define NO_OVERLAP _Pragma("GCC ivdep")
-#endif
+/* Read with -fopenmp-simd, which needs no library: what a loop reads and writes does not overlap, sums have no order. */
+#define NO_OVERLAP _Pragma("omp simd")
+#define SUM_OF(name) _Pragma(TEXT(omp simd reduction(+ : name)))
+#define GREATEST_OF(name) _Pragma(TEXT(omp simd reduction(max : name)))
+#define TEXT(...) #__VA_ARGS__
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -335,4 +335,75 @@ EVERY_PROCESSOR void textebm_gru_backward(long long start, long long size, long 
 {
     EITHER_WAY(gru_backward, narrow_slopes, start, size, width, before, following, slope, product, first_states,
                activations, candidates, states, carried, total, slopes, narrow_slopes);
+}
+
+/* Order of floats as that of integers, and back; what is no number and positive is above all. */
+INLINE uint32_t ordered(uint32_t bits) { return bits ^ (-(bits >> 31) & 0x7fffffffu); }
+
+/* What takes the place of a logit. */
+INLINE void put(void *row, long long k, float value, int narrow)
+{
+    if (narrow)
+        ((uint16_t *)row)[k] = rounded(value);
+    else
+        ((float *)row)[k] = value;
+}
+
+/* Of each row of logits: the target's, the greatest, and the sum of exp(logit - greatest). */
+INLINE void normaliser(int narrow, long long rows, long long classes, const void *logits, const long long *targets,
+                       float *of_target, float *greatest, float *sums)
+{
+    for (long long r = 0; r < rows; r++) {
+        const void *row = (const char *)logits + r * classes * (narrow ? 2 : 4);
+        int32_t top = INT32_MIN;
+        GREATEST_OF(top)
+        for (long long k = 0; k < classes; k++) {
+            int32_t here = (int32_t)ordered(bits_of(product_at(row, k, narrow)));
+            top = here > top ? here : top;
+        }
+        float most = of_bits(ordered((uint32_t)top)), sum = 0.0f;
+        SUM_OF(sum)
+        for (long long k = 0; k < classes; k++)
+            sum += exponential(product_at(row, k, narrow) - most);
+        of_target[r] = product_at(row, targets[r], narrow);
+        greatest[r] = most;
+        sums[r] = sum;
+    }
+}
+
+/* Of each row of logits of the classes from `first`: the probability, less 1 at the target, in its place; -slope times
+   that is added to the gradient in the bias. */
+INLINE void excess(int narrow, long long rows, long long classes, long long first, void *logits,
+                   const long long *targets, const float *normalisers, const float *slopes, float *of_bias)
+{
+    for (long long r = 0; r < rows; r++) {
+        void *row = (char *)logits + r * classes * (narrow ? 2 : 4);
+        long long target = targets[r] - first;
+        int inside = target >= 0 && target < classes;
+        float normaliser = normalisers[r], slope = slopes[r];
+        float right = inside ? exponential(product_at(row, target, narrow) - normaliser) : 0.0f;
+        NO_OVERLAP
+        for (long long k = 0; k < classes; k++) {
+            float probability = exponential(product_at(row, k, narrow) - normaliser);
+            of_bias[k] -= slope * probability;
+            put(row, k, probability, narrow);
+        }
+        if (inside) {
+            of_bias[target] += slope;
+            put(row, target, right - 1.0f, narrow);
+        }
+    }
+}
+
+EVERY_PROCESSOR void textebm_normaliser(long long narrow, long long rows, long long classes, const void *logits,
+                                        const long long *targets, float *of_target, float *greatest, float *sums)
+{
+    EITHER_WAY(normaliser, narrow, rows, classes, logits, targets, of_target, greatest, sums);
+}
+
+EVERY_PROCESSOR void textebm_excess(long long narrow, long long rows, long long classes, long long first, void *logits,
+                                    const long long *targets, const float *normalisers, const float *slopes,
+                                    float *of_bias)
+{
+    EITHER_WAY(excess, narrow, rows, classes, first, logits, targets, normalisers, slopes, of_bias);
 }
