@@ -9,8 +9,8 @@ from textebm import options
 from textebm.commands.terminal import (
     beside_text,
     choose_device,
-    find_corpus,
     find_images,
+    find_text,
     model_folder,
     parse,
     progress_bar,
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from textebm.data.dataset import Dataset
-    from textebm.data.text import EncodedText
     from textebm.latent_space import LatentMap, Posterior
     from textebm.model.latent_model import LatentModel
 
@@ -171,7 +170,7 @@ def _looked_at(chosen: options.LatentOptions, folder: Path) -> _LookedAt:
         _refuse_split(chosen)
         names = read_lines(file)
         return _LookedAt(folder, model, tokenizer, latent_space.typed(tokenizer, names), 0, names, "")
-    text = _split_of(chosen, folder, tokenizer)
+    _, text = find_text(folder, tokenizer, chosen.split, chosen.data, chosen.data_dir, chosen.text_field)
     names = latent_space.texts_of(tokenizer, text, chosen.n)
     return _LookedAt(folder, model, tokenizer, text, chosen.n, names, marginal.text_digest(text, chosen.n))
 
@@ -179,21 +178,6 @@ def _looked_at(chosen: options.LatentOptions, folder: Path) -> _LookedAt:
 def _refuse_split(chosen: options.LatentOptions) -> None:
     """Refuse what says which samples of a split are looked at, where a file names them."""
     refuse(chosen, "is of a split, and a file is named", "data", "data_dir", "text_field", "split", "n")
-
-
-def _split_of(chosen: options.LatentOptions, folder: Path, tokenizer: "Tokenizer") -> "EncodedText":
-    """The sentences of a split, as the model reads them."""
-    from textebm import checkpoint
-    from textebm.data import cache
-    from textebm.data.text import EncodingOptions
-
-    config = checkpoint.read_run(folder)[0]
-    data_dir, text_field = chosen.data_dir or config.data_dir, chosen.text_field or config.text_field
-    corpus = find_corpus(chosen.data or config.data, data_dir, text_field)
-    encoding = EncodingOptions(config.max_length, config.overlong, config.unknown_words)
-    text = cache.encoded(corpus, chosen.split, tokenizer, encoding)
-    say(f"{corpus.name}, {chosen.split}: {text.report}")
-    return text
 
 
 def _images(chosen: options.LatentOptions, folder: Path, file: str | None) -> _LookedAt:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from textebm import options
 from textebm.commands.terminal import (
     choose_device,
-    find_corpus,
+    find_text,
     model_folder,
     parse,
     progress_bar,
@@ -23,19 +23,12 @@ def likelihood(arguments: Sequence[str]) -> int:
     """`textebm likelihood`."""
     chosen = parse(options.Likelihood, "likelihood", arguments)
     from textebm import checkpoint, generation, marginal
-    from textebm.data import cache
-    from textebm.data.text import EncodingOptions
 
     folder = model_folder(chosen)
     config = checkpoint.read_run(folder)[0]
     require_text(config, folder)
-    corpus = find_corpus(
-        chosen.data or config.data, chosen.data_dir or config.data_dir, chosen.text_field or config.text_field
-    )
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
-    encoding = EncodingOptions(config.max_length, config.overlong, config.unknown_words)
-    text = cache.encoded(corpus, chosen.split, tokenizer, encoding)
-    say(f"{corpus.name}, {chosen.split}: {text.report}")
+    corpus, text = find_text(folder, tokenizer, chosen.split, chosen.data, chosen.data_dir, chosen.text_field)
     settings = _settings(chosen)
     sentences = min(chosen.n or len(text), len(text))
     with progress_bar(sentences, "sentence") as bar:

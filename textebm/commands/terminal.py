@@ -17,11 +17,13 @@ from textebm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
     from tqdm import tqdm
 
     from textebm.config import Config
     from textebm.data.images import ImageCorpus
-    from textebm.data.registry import Corpus
+    from textebm.data.registry import Corpus, Split
+    from textebm.data.text import EncodedText
 
 T = TypeVar("T")
 
@@ -207,6 +209,36 @@ def find_corpus(data: str, data_dir: str | None, text_field: str | None) -> "Cor
     for warning in corpus.warnings():
         say(f"warning: {warning}")
     return corpus
+
+
+def find_text(
+    model: Path,
+    tokenizer: "Tokenizer",
+    split: "Split",
+    data: str | None,
+    data_dir: str | None,
+    text_field: str | None,
+) -> tuple["Corpus", "EncodedText"]:
+    """A split of the corpus that a model was trained on, or of another, as the model reads it; says what it holds.
+
+    Args:
+        model: its folder.
+        tokenizer: the model's.
+        split: which.
+        data, data_dir, text_field: another corpus than the run's own, and where it is.
+
+    Raises:
+        DataError: there is none, or it holds no usable sentence.
+    """
+    from textebm import checkpoint
+    from textebm.data import cache
+    from textebm.materials.text import encoding_options
+
+    config = checkpoint.read_run(model)[0]
+    corpus = find_corpus(data or config.data, data_dir or config.data_dir, text_field or config.text_field)
+    text = cache.encoded(corpus, split, tokenizer, encoding_options(config))
+    say(f"{corpus.name}, {split}: {text.report}")
+    return corpus, text
 
 
 def find_images(model: Path, data: str | None, data_dir: str | None, whole_train: bool | None = None) -> "ImageCorpus":

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from textebm import options, plain_json
 from textebm.commands.terminal import (
     choose_device,
-    find_corpus,
     find_images,
+    find_text,
     model_folder,
     parse,
     progress_bar,
@@ -136,18 +136,9 @@ def _judge(chosen: options.Transition, folder: Path, model: "LatentModel") -> "J
 
 def _held_out(chosen: options.Transition, folder: Path, tokenizer: "Tokenizer | None") -> "Dataset":
     """The validation split, as the model reads it."""
-    from textebm import checkpoint
-    from textebm.data import cache
-    from textebm.data.text import EncodingOptions
-
     if tokenizer is None:
         return find_images(folder, chosen.data, chosen.data_dir).encoded("valid")
-    config = checkpoint.read_run(folder)[0]
-    corpus = find_corpus(
-        chosen.data or config.data, chosen.data_dir or config.data_dir, chosen.text_field or config.text_field
-    )
-    encoding = EncodingOptions(config.max_length, config.overlong, config.unknown_words)
-    return cache.encoded(corpus, "valid", tokenizer, encoding)
+    return find_text(folder, tokenizer, "valid", chosen.data, chosen.data_dir, chosen.text_field)[1]
 
 
 def _work(

@@ -44,8 +44,13 @@ def load_splits(
         DataError: a split is missing, or holds no usable sentence.
     """
     tokenizer = tokenizer or cache.vocabulary(corpus, vocabulary_options(config), watch)
-    options = EncodingOptions(config.max_length, config.overlong, config.unknown_words)
+    options = encoding_options(config)
     return Splits(tokenizer, *(cache.encoded(corpus, split, tokenizer, options, watch) for split in SPLITS))
+
+
+def encoding_options(config: Config) -> EncodingOptions:
+    """How a run's sentences are encoded."""
+    return EncodingOptions(config.max_length, config.overlong, config.unknown_words)
 
 
 def vocabulary_options(config: Config) -> cache.VocabularyOptions:
