@@ -33,6 +33,10 @@ FLAGS = (
 FEW = 1_000_000
 """Numbers up to which one thread that passes once beats torch's several threads that pass twice."""
 
+FEW_THREADS = 4
+"""Threads of torch among which its several passes over logits, shared evenly, would still take longer than one thread's
+single pass takes."""
+
 
 class Gelu:
     """GELU on contiguous float32 tensors of the CPU. Its derivative comes with its value: one exponential serves both.
@@ -90,7 +94,7 @@ class Softmax:
 
     def normaliser(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """log Σ exp(logit) of each row, and log p(target), (rows,) in float32."""
-        of_target, greatest, sums = torch.empty(3, len(logits))
+        of_target, greatest, sums = torch.empty(3, len(logits), dtype=torch.float32)
         tensors = (logits, targets.contiguous(), of_target, greatest, sums)
         self._normaliser(logits.dtype != torch.float32, *logits.shape, *_addresses(tensors))
         sums.log_()
@@ -110,10 +114,6 @@ class Softmax:
 
 def _addresses(tensors: tuple[Tensor | None, ...]) -> list[int | None]:
     return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-
-
-FEW_THREADS = 4
-"""Threads of torch up to which one that passes once over logits beats all that pass several times."""
 
 
 def softmax(like: Tensor, products: torch.dtype) -> Softmax | None:
