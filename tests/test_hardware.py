@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import textebm
 from textebm import hardware
 
@@ -29,3 +31,21 @@ def test_in_a_checkout_it_is_the_commit_that_is_checked_out() -> None:
     found = hardware.commit()
     assert found is not None
     assert found.removesuffix("-dirty") == wanted.strip()
+
+
+def test_changes_are_marked_but_for_those_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, result = tmp_path / "textebm" / "hardware.py", tmp_path / "results" / "bench.json"
+    for path in (package, result):
+        path.parent.mkdir()
+        path.write_text("1")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "ours"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(hardware, "__file__", str(package))
+    clean = hardware.commit()
+    assert clean is not None
+    assert len(clean) == 40
+    result.write_text("2")
+    assert hardware.commit() == clean
+    package.write_text("2")
+    assert hardware.commit() == f"{clean}-dirty"

@@ -77,7 +77,10 @@ def versions() -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from, marked `-dirty` if it was changed; None elsewhere."""
+    """The commit of the checkout that this package runs from; None elsewhere.
+
+    Marked `-dirty` if anything in it was changed but its folder `results`, into which measurements are written.
+    """
     here = Path(__file__)
 
     def git(*words: str) -> str:
@@ -85,6 +88,7 @@ def commit() -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", here.name)  # installed within somebody else's checkout, it is not of it
-        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*").strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)results")
+        return git("rev-parse", "HEAD").strip() + "-dirty" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return None
