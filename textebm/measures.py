@@ -104,12 +104,12 @@ class TextMeasures(Measures):
         folder, sitting = self._folder(cell), self.sitting
         if not (folder / FIGURES).exists():
             yield functools.partial(self._measure_figures, cell)
-        if not (folder / LIKELIHOOD).exists():
-            yield self._run("likelihood", cell, LIKELIHOOD, "-n", str(LIKELIHOOD_SENTENCES))
         for protocol in sitting.protocols:
             if not self._is_measured(self._read_scores(cell, protocol), protocol):
                 for metric in METRICS:
                     yield self._score(cell, protocol, metric)
+        if not (folder / LIKELIHOOD).exists():  # last: it takes longest, and the scores stand without it
+            yield self._run("likelihood", cell, LIKELIHOOD, "-n", str(LIKELIHOOD_SENTENCES))
 
     def _measure_figures(self, cell: "Cell") -> int:
         config = cell.config
