@@ -140,7 +140,8 @@ def products(bench: Bench, case: Case) -> None:
         loss = nn.functional.cross_entropy(nn.functional.linear(point, weight, bias), targets, reduction="sum")
         torch.autograd.grad(loss, point)
 
-    row = bench.compare("reference/softmax-by-autograd-over-its-products", limit, autograd, "fp32", shapes(shape))
+    name, pairs = "reference/softmax-by-autograd-over-its-products", 3 * bench.repeats
+    row = bench.compare(name, limit, autograd, "fp32", shapes(shape), pairs)
     if torch.get_num_threads() in TABLE_MS and case.device.type == "cpu":
         beside_the_table(row, *TABLE_MS[torch.get_num_threads()])
 
@@ -522,6 +523,7 @@ def main() -> int:
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
         os.environ["OMP_NUM_THREADS"] = str(chosen.threads)
+    harness.keep_memory()
     for device in harness.devices(chosen.device):
         run(chosen, device)
     return 0

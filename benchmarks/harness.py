@@ -4,7 +4,9 @@ A benchmark compares our way with a reference in one run. Both are run in turn, 
 pairs' own ratios, so that a machine that is slower for a while is slower for both.
 """
 
+import ctypes
 import json
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +18,8 @@ import torch
 from textebm import hardware
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 Work = Callable[[], object]
 Row = dict[str, Any]
@@ -57,6 +61,14 @@ def figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float | int]:
         "max": max(ratios),
         "repeats": len(pairs),
     }
+
+
+def keep_memory() -> None:
+    """Let the C library keep what is freed, for both ways alike: else fresh pages are timed as well as arithmetic."""
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def devices(named: str) -> list[torch.device]:

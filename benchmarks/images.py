@@ -150,6 +150,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
+    harness.keep_memory()
     for device in harness.devices(chosen.device):
         bench = Bench("images", device, chosen.repeats or (1 if chosen.quick else 5))
         print(harness.HEADER)

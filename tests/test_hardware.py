@@ -49,3 +49,7 @@ def test_changes_are_marked_but_for_those_of_results(tmp_path: Path, monkeypatch
     assert hardware.commit() == clean
     package.write_text("2")
     assert hardware.commit() == f"{clean}-dirty"
+
+
+def test_the_last_cache_is_larger_than_the_first_or_not_known() -> None:
+    assert hardware.last_cache() == 0 or hardware.last_cache() >= 2**16

@@ -185,6 +185,21 @@ class TestTimeStep:
         assert difference(case.run("compiled", torch.bfloat16), exact) < 0.03
         assert difference(case.run("torch", torch.bfloat16), exact) < 0.03
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("cell", CELLS)
+    def test_a_chain_gets_the_same_without_the_gradients_of_words(self, cell: str, dtype: torch.dtype) -> None:
+        case, lstm = Sentences(cell, [5, 4, 4, 1], 24, 3), cell == "lstm"
+        found = []
+        for of_words in (True, False):
+            bias = None if lstm else case.bias
+            made = recurrence.packed(cell, case.packing, case.weight, bias, dtype, of_words)
+            made.forward(case.inputs, case.own, case.hidden, case.state if lstm else None)
+            found.append(made.backward(case.slope.clone()))
+        whole, alone = found
+        assert alone.inputs is None
+        for one, other in zip(whole[1:], alone[1:], strict=True):
+            assert (one is None and other is None) or torch.equal(one, other)
+
     @pytest.mark.parametrize("cell", CELLS)
     def test_states_are_rounded_to_the_nearest(self, cell: str) -> None:
         case = Sentences(cell, [40, 31, 2], 33, 5)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,6 +75,16 @@ def versions() -> dict[str, str | None]:
             found[package] = None
     found["torch"] = str(torch.__version__)  # its build (+cpu, +cu130) too, which the package's metadata may leave out
     return found
+
+
+def last_cache() -> int:
+    """Bytes of the processor's last cache, as Linux tells; 0 where it is not known."""
+    folders = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    try:
+        found = [re.fullmatch(r"(\d+)([KM])", path.read_text().strip()) for path in folders]
+    except OSError:
+        return 0
+    return max((int(size[1]) * (2**10 if size[2] == "K" else 2**20) for size in found if size), default=0)
 
 
 def commit() -> str | None:

@@ -98,9 +98,12 @@ def fitting_threads(weight: Float[Tensor, "gates hidden"], batch: int) -> Iterat
 
 
 class Slopes(NamedTuple):
-    """What a backward pass found: gradients in everything that entered the recurrence but the recurrent weights."""
+    """What a backward pass found: gradients in everything that entered the recurrence but the recurrent weights.
 
-    inputs: Float[Tensor, "tokens gates"]
+    Those in `inputs` are None where they were not wanted.
+    """
+
+    inputs: Float[Tensor, "tokens gates"] | None
     per_sentence: Float[Tensor, "batch gates"]
     hidden: Float[Tensor, "batch hidden"]
     cell: Float[Tensor, "batch hidden"] | None
@@ -116,7 +119,12 @@ class PackedRecurrence(ABC):
     """Gates a unit."""
 
     def __init__(
-        self, packing: Packing, weight: Float[Tensor, "gates hidden"], bias: Tensor | None, dtype: torch.dtype
+        self,
+        packing: Packing,
+        weight: Float[Tensor, "gates hidden"],
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        of_words: bool = True,
     ) -> None:
         """Make the working space.
 
@@ -125,8 +133,9 @@ class PackedRecurrence(ABC):
             weight: recurrent weights, rows in the order of torch's gates; detached.
             bias: of a GRU's recurrent products, (3 hidden,); an LSTM's is part of the inputs, and None.
             dtype: of the recurrent products; the rest stays in that of `weight`.
+            of_words: whether gradients in the inputs, and in the weights, will be asked for; a chain asks for none.
         """
-        self.packing, self.rows = packing, packing.steps()
+        self.packing, self.rows, self.of_words = packing, packing.steps(), of_words
         self.weight, self.bias = weight.to(dtype), bias
         self.weight_forth = (
             self.weight.T.contiguous()
@@ -139,6 +148,9 @@ class PackedRecurrence(ABC):
 
     def _space(self, width: int, dtype: torch.dtype | None = None) -> Tensor:
         return self.like.new_empty(self.packing.tokens, width, dtype=dtype or self.like.dtype)
+
+    def _space_of_slopes(self) -> Tensor:
+        return self._space(4 * self.width)
 
     def _add_product(self, total: Tensor, left: Tensor, right: Tensor) -> None:
         """total += left @ right, with the product in this recurrence's precision."""
@@ -196,9 +208,11 @@ class PackedLSTM(PackedRecurrence):
 
     gates = 4
 
-    def __init__(self, packing: Packing, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__(packing, weight, bias, dtype)
-        self.activations, self.slopes = self._space(4 * self.width), self._space(4 * self.width)
+    def __init__(
+        self, packing: Packing, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, of_words: bool = True
+    ) -> None:
+        super().__init__(packing, weight, bias, dtype, of_words)
+        self.activations, self.slopes = self._space(4 * self.width), self._space_of_slopes()
         self.cells, self.tanh_cells = self._space(self.width), self._space(self.width)
 
     def forward(
@@ -246,7 +260,7 @@ class PackedLSTM(PackedRecurrence):
             total[:size].add_(self.slopes[rows])
             recurrent = self.slopes[rows].to(self.weight.dtype)
         first = (recurrent @ self.weight).to(self.like.dtype)
-        return Slopes(self.slopes, total, first, cell)
+        return Slopes(self.slopes if self.of_words else None, total, first, cell)
 
     def _local_slopes(self) -> Float[Tensor, "tokens hidden"]:
         """Fill `slopes` with what the gradients in c and (last quarter) in h are multiplied by to become the gates'.
@@ -273,9 +287,11 @@ class PackedGRU(PackedRecurrence):
 
     gates = 3
 
-    def __init__(self, packing: Packing, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__(packing, weight, bias, dtype)
-        self.activations, self.slopes = self._space(3 * self.width), self._space(4 * self.width)
+    def __init__(
+        self, packing: Packing, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, of_words: bool = True
+    ) -> None:
+        super().__init__(packing, weight, bias, dtype, of_words)
+        self.activations, self.slopes = self._space(3 * self.width), self._space_of_slopes()
         self.candidates = self._space(self.width)  # W h + b of n
 
     def forward(
@@ -317,7 +333,10 @@ class PackedGRU(PackedRecurrence):
             recurrent = self.slopes[rows, : 3 * self.width].to(self.weight.dtype)
             carried = torch.mul(hidden, update[rows])
             self._add_product(carried, recurrent, self.weight)
-        return Slopes(self._of_inputs(self.slopes), self._of_inputs(total), carried, None)
+        return Slopes(self._of_words(), self._of_inputs(total), carried, None)
+
+    def _of_words(self) -> Tensor | None:
+        return self._of_inputs(self.slopes) if self.of_words else None
 
     def _of_inputs(self, slopes: Float[Tensor, "rows four"]) -> Float[Tensor, "rows gates"]:
         """r, u and n out of r, u, the recurrent product of n, and n."""
@@ -345,7 +364,13 @@ class Compiled(PackedRecurrence):
     """All that lies between two matrix products in one pass, in C. What passes is in the order of its kernels."""
 
     def __init__(
-        self, packing: Packing, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, step: native.TimeStep
+        self,
+        packing: Packing,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        of_words: bool,
+        step: native.TimeStep,
     ) -> None:
         """Make the working space (see `PackedRecurrence.__init__`).
 
@@ -354,12 +379,17 @@ class Compiled(PackedRecurrence):
             weight: recurrent weights.
             bias: of a GRU's recurrent products.
             dtype: of the recurrent products.
+            of_words: whether gradients in the inputs will be asked for; else every step overwrites those of the last.
             step: the compiled time step of this cell.
         """
-        super().__init__(packing, weight, bias, dtype)
+        super().__init__(packing, weight, bias, dtype, of_words)
         self.step, batch, gates = step, packing.sizes[0], self.gates * self.width
         self.into_gates, self.into_states = (self.weight.new_empty(batch, size) for size in (gates, self.width))
         self.narrow_slopes = self.weight.new_empty(batch, gates) if self.mixed else None
+
+    def _space_of_slopes(self) -> Tensor:
+        rows = self.packing.tokens if self.of_words else self.packing.sizes[0]
+        return self.like.new_empty(rows, 4 * self.width)
 
     def _forth(self, hidden: Float[Tensor, "batch hidden"], *tensors: Tensor | None) -> Float[Tensor, "tokens hidden"]:
         """Every time step, from the first."""
@@ -374,12 +404,14 @@ class Compiled(PackedRecurrence):
         """Every time step, from the last; returns the gradient in the first recurrent product's states."""
         recurrent, earlier = self.weight[:0], (-1, *self.packing.starts)
         for (rows, following), row in zip(self._steps_back(), reversed(earlier[:-1]), strict=True):
-            size = rows.stop - rows.start
+            size, into = rows.stop - rows.start, rows.start if self.of_words else 0
             if following:
                 torch.mm(recurrent, self.weight, out=self.into_states[:following])
-            self.step.backward(rows.start, size, self.width, row, following, *tensors)
-            narrow = self.narrow_slopes
-            recurrent = slopes[rows, : self.gates * self.width] if narrow is None else narrow[:size]
+            self.step.backward(rows.start, size, self.width, row, following, into, *tensors)
+            if self.narrow_slopes is None:
+                recurrent = slopes[into : into + size, : self.gates * self.width]
+            else:
+                recurrent = self.narrow_slopes[:size]
         return (recurrent @ self.weight).to(self.like.dtype)
 
 
@@ -405,7 +437,7 @@ class CompiledLSTM(Compiled, PackedLSTM):
         cell, total = torch.zeros_like(self.start_cell), self.like.new_zeros(len(self.start), 4 * self.width)
         given = (slope.contiguous(), self.into_states, self.start_cell, self.activations, self.cells, self.tanh_cells)
         hidden = self._back(self.slopes, *given, cell, total, self.slopes, self.narrow_slopes)
-        return Slopes(self.slopes, total, hidden, cell)
+        return Slopes(self.slopes if self.of_words else None, total, hidden, cell)
 
 
 class CompiledGRU(Compiled, PackedGRU):
@@ -430,7 +462,7 @@ class CompiledGRU(Compiled, PackedGRU):
         carried, total = torch.empty_like(self.start), self.like.new_zeros(len(self.start), 4 * self.width)
         given = (slope.contiguous(), self.into_states, self.start, self.activations, self.candidates, self.states)
         carried += self._back(self.slopes, *given, carried, total, self.slopes, self.narrow_slopes)
-        return Slopes(self._of_inputs(self.slopes), self._of_inputs(total), carried, None)
+        return Slopes(self._of_words(), self._of_inputs(total), carried, None)
 
 
 CELLS: dict[str, type[PackedRecurrence]] = {"lstm": PackedLSTM, "gru": PackedGRU}
@@ -438,7 +470,12 @@ COMPILED: dict[str, type[Compiled]] = {"lstm": CompiledLSTM, "gru": CompiledGRU}
 
 
 def packed(
-    cell_name: str, packing: Packing, weight: Float[Tensor, "gates hidden"], bias: Tensor | None, dtype: torch.dtype
+    cell_name: str,
+    packing: Packing,
+    weight: Float[Tensor, "gates hidden"],
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    of_words: bool = True,
 ) -> PackedRecurrence:
     """A recurrence over a packed batch, compiled where that is to be had and a time step is one thread's work.
 
@@ -448,12 +485,13 @@ def packed(
         weight: recurrent weights, detached.
         bias: of a GRU's recurrent products.
         dtype: of the recurrent products.
+        of_words: whether gradients in the inputs, and in the weights, will be asked for.
     """
     alone = torch.get_num_threads() == 1 or not worth_sharing(weight, packing.sizes[0])
     step = native.time_step(cell_name, weight, dtype) if alone else None
     if step is None:
-        return CELLS[cell_name](packing, weight, bias, dtype)
-    return COMPILED[cell_name](packing, weight, bias, dtype, step)
+        return CELLS[cell_name](packing, weight, bias, dtype, of_words)
+    return COMPILED[cell_name](packing, weight, bias, dtype, of_words, step)
 
 
 def tanh_(x: Tensor) -> Tensor:

@@ -321,7 +321,7 @@ class _Chain:
         dtype = softmax.product_dtype(text.precision, self.layer.recurrent)
         self.inputs = _product(text._embed(), self.layer.words, dtype) + self.layer.bias
         weights = (self.layer.recurrent, self.layer.recurrent_bias)
-        self.recurrence = recurrence.packed(model.config.cell, text.packing, *weights, dtype)
+        self.recurrence = recurrence.packed(model.config.cell, text.packing, *weights, dtype, of_words=False)
         weight, bias, self.targets = model.output.weight.detach(), model.output.bias.detach(), text.targets
         if text.drawn is not None:
             weight, bias = weight[text.drawn.classes], bias[text.drawn.classes] + text.drawn.correction

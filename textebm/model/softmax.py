@@ -16,20 +16,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from textebm import native
+from textebm import hardware, native
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
 NARROW: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-BLOCK_LOGITS = 2_500_000
-"""Logits held at once on a CPU: 10 MB in float32, within a server's last cache (a GPU gets 16 times as many)."""
+BLOCK_LOGITS = 8_000_000 if hardware.last_cache() >= 2**27 else 2_500_000
+"""Logits held at once on a CPU, within a server's last cache: 32 MB in float32 where there are 128 MB of it, else 10 (a
+GPU_BLOCK_LOGITS has more). Every block reads all weights again."""
+GPU_BLOCK_LOGITS = 40_000_000
+"""Logits held at once on a GPU."""
 FEWEST_ROWS = 16
 """Rows of the smallest block: fewer, and reading the weights costs more than multiplying by them."""
 FEWEST_CLASSES = 512
 """Classes of the smallest block of the learner's backward pass."""
-ROW_MULTIPLE, COLUMN_MULTIPLE = 16, 32
-"""What rows and columns of 16-bit weights are filled up to: whole tiles, without which a product may take twice as
-long (AMX)."""
+TILE = 32
+"""Rows and columns of 16-bit weights are filled up to a multiple: products of whole tiles take two thirds of the time
+(AMX)."""
 NEVER = -10_000.0
 """Bias of a class that fills up: its probability is 0."""
 
@@ -58,7 +61,7 @@ def prepare(weight: Float[Tensor, "classes hidden"], bias: Float[Tensor, " class
     if dtype == weight.dtype:
         return Output(weight, bias, weight)
     classes, hidden = weight.shape
-    narrow = weight.new_zeros(_filled(classes, ROW_MULTIPLE), _filled(hidden + 2, COLUMN_MULTIPLE), dtype=dtype)
+    narrow = weight.new_zeros(_filled(classes), _filled(hidden + 2), dtype=dtype)
     narrow[:classes, :hidden] = weight
     upper = bias.to(dtype)
     narrow[:classes, hidden] = upper
@@ -67,8 +70,8 @@ def prepare(weight: Float[Tensor, "classes hidden"], bias: Float[Tensor, " class
     return Output(narrow, None, narrow[:, :hidden])
 
 
-def _filled(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
+def _filled(size: int) -> int:
+    return -(-size // TILE) * TILE
 
 
 def operand(hidden: Float[Tensor, "tokens hidden"], output: Output) -> Tensor:
@@ -93,7 +96,7 @@ def logits(
 
 def _blocks(length: int, other: int, fewest: int, device: torch.device) -> list[slice]:
     """Slices of `length` such that a slice times `other` stays near BLOCK_LOGITS."""
-    budget = BLOCK_LOGITS * (16 if device.type == "cuda" else 1)
+    budget = GPU_BLOCK_LOGITS if device.type == "cuda" else BLOCK_LOGITS
     size = max(fewest, budget // max(1, other))
     return [slice(begin, min(begin + size, length)) for begin in range(0, length, size)]
 

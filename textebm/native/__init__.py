@@ -70,7 +70,7 @@ class TimeStep:
     def __init__(self, library: ctypes.CDLL, cell: str) -> None:
         self._forward = getattr(library, f"textebm_{cell}_forward")
         self._backward = getattr(library, f"textebm_{cell}_backward")
-        for kernel, whole, tensors in ((self._forward, 4, 9), (self._backward, 5, 10)):
+        for kernel, whole, tensors in ((self._forward, 4, 9), (self._backward, 6, 10)):
             kernel.argtypes = [ctypes.c_longlong] * whole + [ctypes.c_void_p] * tensors
             kernel.restype = None
 
@@ -78,9 +78,11 @@ class TimeStep:
         """States and what backward needs of the rows from `start`; `before`: of the step before, or -1."""
         self._forward(start, size, width, before, *_addresses(tensors))
 
-    def backward(self, start: int, size: int, width: int, before: int, following: int, *tensors: Tensor | None) -> None:
-        """Gradients of the rows from `start`, of whose sentences `following` go on."""
-        self._backward(start, size, width, before, following, *_addresses(tensors))
+    def backward(
+        self, start: int, size: int, width: int, before: int, following: int, into: int, *tensors: Tensor | None
+    ) -> None:
+        """Gradients of the rows from `start`, of whose sentences `following` go on; the gates' from row `into` on."""
+        self._backward(start, size, width, before, following, into, *_addresses(tensors))
 
 
 class Softmax:

@@ -144,7 +144,8 @@ INLINE uint16_t rounded(float value)
    The step's rows are start, start + 1, ..., start + size - 1 of every packed matrix; `before` is the first row of the
    step before it, or -1 where sentences begin, whose states are in matrices of their own. `product` is what a matrix
    product has just brought, in rows 0 to size - 1, and `narrow_...` takes what goes into the next one: both bfloat16,
-   or narrow_... is NULL and the product float32. Backward, `following` sentences go on after this step. */
+   or narrow_... is NULL and the product float32. Backward, `following` sentences go on after this step, and the
+   gradients in the gates are written from row `into` on. */
 
 INLINE void lstm_forward(int narrow, long long start, long long size, long long width, long long before,
                          const float *inputs, const float *per_sentence, const void *product, const float *first_cells,
@@ -180,16 +181,17 @@ INLINE void lstm_forward(int narrow, long long start, long long size, long long 
 
 /* The gradient in the cells is carried in `into_cells`, and `total` sums those in the gates over a sentence's words. */
 INLINE void lstm_backward(int narrow, long long start, long long size, long long width, long long before,
-                          long long following, const float *slope, const void *product, const float *first_cells,
-                          const float *activations, const float *cells, const float *tanh_cells, float *into_cells,
-                          float *total, float *slopes, uint16_t *narrow_slopes)
+                          long long following, long long into, const float *slope, const void *product,
+                          const float *first_cells, const float *activations, const float *cells,
+                          const float *tanh_cells, float *into_cells, float *total, float *slopes,
+                          uint16_t *narrow_slopes)
 {
     for (long long j = 0; j < size; j++) {
         const float *above = slope + (start + j) * width, *kept = activations + (start + j) * 4 * width;
         const float *earlier = before < 0 ? first_cells + j * width : cells + (before + j) * width;
         const float *tanh_cell = tanh_cells + (start + j) * width;
         float *restrict into_cell = into_cells + j * width, *restrict sum = total + j * 4 * width;
-        float *restrict gates = slopes + (start + j) * 4 * width;
+        float *restrict gates = slopes + (into + j) * 4 * width;
         uint16_t *restrict rounded_gates = narrow ? narrow_slopes + j * 4 * width : 0;
         int last = j >= following;
         NO_OVERLAP
@@ -254,16 +256,16 @@ INLINE void gru_forward(int narrow, long long start, long long size, long long w
 /* `carried` takes and brings the part of the gradient in the states that does not pass through the product; slopes and
    total have four parts: r, u, the recurrent product of n, and n itself. */
 INLINE void gru_backward(int narrow, long long start, long long size, long long width, long long before,
-                         long long following, const float *slope, const void *product, const float *first_states,
-                         const float *activations, const float *candidates, const float *states, float *carried,
-                         float *total, float *slopes, uint16_t *narrow_slopes)
+                         long long following, long long into, const float *slope, const void *product,
+                         const float *first_states, const float *activations, const float *candidates,
+                         const float *states, float *carried, float *total, float *slopes, uint16_t *narrow_slopes)
 {
     for (long long j = 0; j < size; j++) {
         const float *above = slope + (start + j) * width, *kept = activations + (start + j) * 3 * width;
         const float *earlier = before < 0 ? first_states + j * width : states + (before + j) * width;
         const float *candidate = candidates + (start + j) * width;
         float *restrict carry = carried + j * width, *restrict sum = total + j * 4 * width;
-        float *restrict gates = slopes + (start + j) * 4 * width;
+        float *restrict gates = slopes + (into + j) * 4 * width;
         uint16_t *restrict rounded_gates = narrow ? narrow_slopes + j * 3 * width : 0;
         int last = j >= following;
         NO_OVERLAP
@@ -309,12 +311,12 @@ EVERY_PROCESSOR void textebm_lstm_forward(long long start, long long size, long 
 }
 
 EVERY_PROCESSOR void textebm_lstm_backward(long long start, long long size, long long width, long long before,
-                                           long long following, const float *slope, const void *product,
-                                           const float *first_cells, const float *activations, const float *cells,
-                                           const float *tanh_cells, float *into_cells, float *total, float *slopes,
-                                           uint16_t *narrow_slopes)
+                                           long long following, long long into, const float *slope,
+                                           const void *product, const float *first_cells, const float *activations,
+                                           const float *cells, const float *tanh_cells, float *into_cells,
+                                           float *total, float *slopes, uint16_t *narrow_slopes)
 {
-    EITHER_WAY(lstm_backward, narrow_slopes, start, size, width, before, following, slope, product, first_cells,
+    EITHER_WAY(lstm_backward, narrow_slopes, start, size, width, before, following, into, slope, product, first_cells,
                activations, cells, tanh_cells, into_cells, total, slopes, narrow_slopes);
 }
 
@@ -328,12 +330,12 @@ EVERY_PROCESSOR void textebm_gru_forward(long long start, long long size, long l
 }
 
 EVERY_PROCESSOR void textebm_gru_backward(long long start, long long size, long long width, long long before,
-                                          long long following, const float *slope, const void *product,
-                                          const float *first_states, const float *activations, const float *candidates,
-                                          const float *states, float *carried, float *total, float *slopes,
-                                          uint16_t *narrow_slopes)
+                                          long long following, long long into, const float *slope,
+                                          const void *product, const float *first_states, const float *activations,
+                                          const float *candidates, const float *states, float *carried, float *total,
+                                          float *slopes, uint16_t *narrow_slopes)
 {
-    EITHER_WAY(gru_backward, narrow_slopes, start, size, width, before, following, slope, product, first_states,
+    EITHER_WAY(gru_backward, narrow_slopes, start, size, width, before, following, into, slope, product, first_states,
                activations, candidates, states, carried, total, slopes, narrow_slopes);
 }
 
