@@ -98,14 +98,13 @@ class SentenceEncoder(nn.Module):
         is_gru = self.config.cell == "gru"
         dtype = softmax.product_dtype(precision, recurrent)
         embedded = self._drop(self.embedding(words), dropout)
-        gates = nn.functional.linear(embedded.to(dtype), entry.to(dtype)).to(embedded.dtype)
-        start = gates.new_zeros(len(last), self.hidden_dim)
+        start = embedded.new_zeros(len(last), self.hidden_dim)
         states = recurrence.differentiable(
             self.config.cell,
             packing,
             dtype,
-            gates + (bias if is_gru else bias + recurrent_bias),
-            gates.new_zeros(len(last), gates.shape[1]),
+            nn.functional.linear(embedded.to(dtype), entry.to(dtype)),
+            (bias if is_gru else bias + recurrent_bias).expand(len(last), -1),
             start,
             None if is_gru else start,
             recurrent,

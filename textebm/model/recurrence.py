@@ -131,7 +131,7 @@ class PackedRecurrence(ABC):
         Args:
             packing: of the batch.
             weight: recurrent weights, rows in the order of torch's gates; detached.
-            bias: of a GRU's recurrent products, (3 hidden,); an LSTM's is part of the inputs, and None.
+            bias: of a GRU's recurrent products, (3 hidden,); an LSTM has none of its own.
             dtype: of the recurrent products; the rest stays in that of `weight`.
             of_words: whether gradients in the inputs, and in the weights, will be asked for; a chain asks for none.
         """
@@ -148,6 +148,9 @@ class PackedRecurrence(ABC):
 
     def _space(self, width: int, dtype: torch.dtype | None = None) -> Tensor:
         return self.like.new_empty(self.packing.tokens, width, dtype=dtype or self.like.dtype)
+
+    def _space_of_activations(self) -> Tensor:
+        return self._space(self.gates * self.width)
 
     def _space_of_slopes(self) -> Tensor:
         return self._space(4 * self.width)
@@ -170,8 +173,8 @@ class PackedRecurrence(ABC):
         """The hidden states.
 
         Args:
-            inputs: what each word adds to the gates, biases included, packed.
-            per_sentence: what z adds to the gates at every word; sentences in the packing's order, as below.
+            inputs: what each word adds to the gates, packed, in the precision of the products.
+            per_sentence: what z and the bias add to them at every word; sentences in the packing's order, as below.
             hidden: initial hidden states.
             cell: initial cell states (None for a GRU).
         """
@@ -212,7 +215,7 @@ class PackedLSTM(PackedRecurrence):
         self, packing: Packing, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, of_words: bool = True
     ) -> None:
         super().__init__(packing, weight, bias, dtype, of_words)
-        self.activations, self.slopes = self._space(4 * self.width), self._space_of_slopes()
+        self.activations, self.slopes = self._space_of_activations(), self._space_of_slopes()
         self.cells, self.tanh_cells = self._space(self.width), self._space(self.width)
 
     def forward(
@@ -291,7 +294,7 @@ class PackedGRU(PackedRecurrence):
         self, packing: Packing, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, of_words: bool = True
     ) -> None:
         super().__init__(packing, weight, bias, dtype, of_words)
-        self.activations, self.slopes = self._space(3 * self.width), self._space_of_slopes()
+        self.activations, self.slopes = self._space_of_activations(), self._space_of_slopes()
         self.candidates = self._space(self.width)  # W h + b of n
 
     def forward(
@@ -361,7 +364,10 @@ class PackedGRU(PackedRecurrence):
 
 
 class Compiled(PackedRecurrence):
-    """All that lies between two matrix products in one pass, in C. What passes is in the order of its kernels."""
+    """All that lies between two matrix products in one pass, in C. What passes is in the order of its kernels.
+
+    Inputs and activations are kept in the precision of the products: half of what a pass reads and writes.
+    """
 
     def __init__(
         self,
@@ -387,9 +393,15 @@ class Compiled(PackedRecurrence):
         self.into_gates, self.into_states = (self.weight.new_empty(batch, size) for size in (gates, self.width))
         self.narrow_slopes = self.weight.new_empty(batch, gates) if self.mixed else None
 
+    def _space_of_activations(self) -> Tensor:
+        return self._space(self.gates * self.width, self.weight.dtype)
+
     def _space_of_slopes(self) -> Tensor:
         rows = self.packing.tokens if self.of_words else self.packing.sizes[0]
         return self.like.new_empty(rows, 4 * self.width)
+
+    def _narrow(self, inputs: Float[Tensor, "tokens gates"]) -> Tensor:
+        return inputs.to(self.weight.dtype).contiguous()
 
     def _forth(self, hidden: Float[Tensor, "batch hidden"], *tensors: Tensor | None) -> Float[Tensor, "tokens hidden"]:
         """Every time step, from the first."""
@@ -428,7 +440,7 @@ class CompiledLSTM(Compiled, PackedLSTM):
         """The hidden states (see `PackedRecurrence.forward`)."""
         assert cell is not None
         self.start, self.start_cell = hidden, cell.contiguous()
-        given = (inputs.contiguous(), per_sentence.contiguous(), self.into_gates, self.start_cell)
+        given = (self._narrow(inputs), per_sentence.contiguous(), self.into_gates, self.start_cell)
         kept = (self.activations, self.cells, self.tanh_cells, self.states)
         return self._forth(hidden, *given, *kept, self.narrow if self.mixed else None)
 
@@ -453,7 +465,7 @@ class CompiledGRU(Compiled, PackedGRU):
         """The hidden states (see `PackedRecurrence.forward`)."""
         assert self.bias is not None
         self.start = hidden.contiguous()
-        given = (inputs.contiguous(), per_sentence.contiguous(), self.into_gates, self.start, self.bias.contiguous())
+        given = (self._narrow(inputs), per_sentence.contiguous(), self.into_gates, self.start, self.bias.contiguous())
         kept = (self.activations, self.candidates, self.states)
         return self._forth(hidden, *given, *kept, self.narrow if self.mixed else None)
 

@@ -289,7 +289,7 @@ class FastText(ConditionedText):
             model.config.cell,
             self.packing,
             dtype,
-            _product(self._embed(), layer.words, dtype) + layer.bias,
+            _product(self._embed(), layer.words, dtype),
             _enter(z, layer),
             *model.start(z),
             layer.recurrent,
@@ -319,7 +319,7 @@ class _Chain:
         model, self.output_mask = text.model, text.output_mask
         self.model, self.layer = model, model.layer()
         dtype = softmax.product_dtype(text.precision, self.layer.recurrent)
-        self.inputs = _product(text._embed(), self.layer.words, dtype) + self.layer.bias
+        self.inputs = _product(text._embed(), self.layer.words, dtype)
         weights = (self.layer.recurrent, self.layer.recurrent_bias)
         self.recurrence = recurrence.packed(model.config.cell, text.packing, *weights, dtype, of_words=False)
         weight, bias, self.targets = model.output.weight.detach(), model.output.bias.detach(), text.targets
@@ -399,12 +399,14 @@ def _masked(values: Float[Tensor, "tokens width"], mask: Tensor | None) -> Float
 
 
 def _enter(z: Float[Tensor, "batch latent"], layer: Layer) -> Float[Tensor, "batch gates"]:
-    """What z adds to the gates at every word."""
-    return z.new_zeros(len(z), len(layer.words)) if layer.entry is None else nn.functional.linear(z, layer.entry)
+    """What z and the bias add to the gates at every word."""
+    if layer.entry is None:
+        return layer.bias.expand(len(z), -1)
+    return nn.functional.linear(z, layer.entry, layer.bias)
 
 
 def _product(
     left: Float[Tensor, "rows inner"], weight: Float[Tensor, "columns inner"], dtype: torch.dtype
 ) -> Float[Tensor, "rows columns"]:
-    """left weightᵀ with operands of `dtype`, in the dtype of `left`."""
-    return nn.functional.linear(left.to(dtype), weight.to(dtype)).to(left.dtype)
+    """left weightᵀ in `dtype`."""
+    return nn.functional.linear(left.to(dtype), weight.to(dtype))

@@ -124,8 +124,8 @@ INLINE float sigmoid(float x)
 
 INLINE float tangent(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
 
-/* One number of a matrix product: bfloat16 where `narrow`, else float32. */
-INLINE float product_at(const void *product, long long place, int narrow)
+/* One number: bfloat16 where `narrow`, else float32. */
+INLINE float at_place(const void *product, long long place, int narrow)
 {
     if (!narrow)
         return ((const float *)product)[place];
@@ -139,6 +139,15 @@ INLINE uint16_t rounded(float value)
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+/* Stored as bfloat16 where `narrow`, else as float32. */
+INLINE void put(void *row, long long k, float value, int narrow)
+{
+    if (narrow)
+        ((uint16_t *)row)[k] = rounded(value);
+    else
+        ((float *)row)[k] = value;
+}
+
 /* One time step of a recurrence over packed sentences (textebm/model/recurrence.py has layout and equations).
 
    The step's rows are start, start + 1, ..., start + size - 1 of every packed matrix; `before` is the first row of the
@@ -147,29 +156,38 @@ INLINE uint16_t rounded(float value)
    or narrow_... is NULL and the product float32. Backward, `following` sentences go on after this step, and the
    gradients in the gates are written from row `into` on. */
 
+/* What a gate is of: the word's share, the sentence's, and the state's. */
+INLINE float sum_at(const void *inputs, long long word, const float *own, long long unit, const void *product,
+                    long long place, int narrow)
+{
+    return at_place(inputs, word, narrow) + own[unit] + at_place(product, place, narrow);
+}
+
 INLINE void lstm_forward(int narrow, long long start, long long size, long long width, long long before,
-                         const float *inputs, const float *per_sentence, const void *product, const float *first_cells,
-                         float *activations, float *cells, float *tanh_cells, float *states, uint16_t *narrow_states)
+                         const void *inputs, const float *per_sentence, const void *product, const float *first_cells,
+                         void *activations, float *cells, float *tanh_cells, float *states, uint16_t *narrow_states)
 {
     for (long long j = 0; j < size; j++) {
-        const float *input = inputs + (start + j) * 4 * width, *own = per_sentence + j * 4 * width;
+        long long word = (start + j) * 4 * width, at = j * 4 * width;
         const float *earlier = before < 0 ? first_cells + j * width : cells + (before + j) * width;
-        float *restrict kept = activations + (start + j) * 4 * width, *restrict cell = cells + (start + j) * width;
+        const float *own = per_sentence + at;
+        float *restrict cell = cells + (start + j) * width;
         float *restrict tanh_cell = tanh_cells + (start + j) * width, *restrict state = states + (start + j) * width;
         uint16_t *restrict rounded_state = narrow ? narrow_states + (start + j) * width : 0;
         NO_OVERLAP
         for (long long k = 0; k < width; k++) {
-            long long at = j * 4 * width + k;
-            float i = sigmoid(input[k] + own[k] + product_at(product, at, narrow));
-            float f = sigmoid(input[width + k] + own[width + k] + product_at(product, at + width, narrow));
-            float g = tangent(input[2 * width + k] + own[2 * width + k] + product_at(product, at + 2 * width, narrow));
-            float o = sigmoid(input[3 * width + k] + own[3 * width + k] + product_at(product, at + 3 * width, narrow));
+            float i = sigmoid(sum_at(inputs, word + k, own, k, product, at + k, narrow));
+            float f = sigmoid(sum_at(inputs, word + width + k, own, width + k, product, at + width + k, narrow));
+            float g = tangent(
+                sum_at(inputs, word + 2 * width + k, own, 2 * width + k, product, at + 2 * width + k, narrow));
+            float o = sigmoid(
+                sum_at(inputs, word + 3 * width + k, own, 3 * width + k, product, at + 3 * width + k, narrow));
             float c = f * earlier[k] + i * g;
             float t = tangent(c);
-            kept[k] = i;
-            kept[width + k] = f;
-            kept[2 * width + k] = g;
-            kept[3 * width + k] = o;
+            put(activations, word + k, i, narrow);
+            put(activations, word + width + k, f, narrow);
+            put(activations, word + 2 * width + k, g, narrow);
+            put(activations, word + 3 * width + k, o, narrow);
             cell[k] = c;
             tanh_cell[k] = t;
             state[k] = o * t;
@@ -182,12 +200,13 @@ INLINE void lstm_forward(int narrow, long long start, long long size, long long 
 /* The gradient in the cells is carried in `into_cells`, and `total` sums those in the gates over a sentence's words. */
 INLINE void lstm_backward(int narrow, long long start, long long size, long long width, long long before,
                           long long following, long long into, const float *slope, const void *product,
-                          const float *first_cells, const float *activations, const float *cells,
+                          const float *first_cells, const void *activations, const float *cells,
                           const float *tanh_cells, float *into_cells, float *total, float *slopes,
                           uint16_t *narrow_slopes)
 {
     for (long long j = 0; j < size; j++) {
-        const float *above = slope + (start + j) * width, *kept = activations + (start + j) * 4 * width;
+        const float *above = slope + (start + j) * width;
+        long long word = (start + j) * 4 * width;
         const float *earlier = before < 0 ? first_cells + j * width : cells + (before + j) * width;
         const float *tanh_cell = tanh_cells + (start + j) * width;
         float *restrict into_cell = into_cells + j * width, *restrict sum = total + j * 4 * width;
@@ -196,9 +215,11 @@ INLINE void lstm_backward(int narrow, long long start, long long size, long long
         int last = j >= following;
         NO_OVERLAP
         for (long long k = 0; k < width; k++) {
-            float i = kept[k], f = kept[width + k], g = kept[2 * width + k], o = kept[3 * width + k];
+            float i = at_place(activations, word + k, narrow), f = at_place(activations, word + width + k, narrow);
+            float g = at_place(activations, word + 2 * width + k, narrow);
+            float o = at_place(activations, word + 3 * width + k, narrow);
             float t = tanh_cell[k];
-            float hidden = above[k] + (last ? 0.0f : product_at(product, j * width + k, narrow));
+            float hidden = above[k] + (last ? 0.0f : at_place(product, j * width + k, narrow));
             float in_cell = into_cell[k] + hidden * o * (1.0f - t * t);
             float of_i = in_cell * g * i * (1.0f - i), of_f = in_cell * earlier[k] * f * (1.0f - f);
             float of_g = in_cell * i * (1.0f - g * g), of_o = hidden * t * o * (1.0f - o);
@@ -223,28 +244,28 @@ INLINE void lstm_backward(int narrow, long long start, long long size, long long
 
 /* `candidates` keeps the recurrent product of n with its bias, before the reset gate. */
 INLINE void gru_forward(int narrow, long long start, long long size, long long width, long long before,
-                        const float *inputs, const float *per_sentence, const void *product, const float *first_states,
-                        const float *bias, float *activations, float *candidates, float *states,
+                        const void *inputs, const float *per_sentence, const void *product, const float *first_states,
+                        const float *bias, void *activations, float *candidates, float *states,
                         uint16_t *narrow_states)
 {
     for (long long j = 0; j < size; j++) {
-        const float *input = inputs + (start + j) * 3 * width, *own = per_sentence + j * 3 * width;
+        long long word = (start + j) * 3 * width, at = j * 3 * width;
+        const float *own = per_sentence + at;
         const float *earlier = before < 0 ? first_states + j * width : states + (before + j) * width;
-        float *restrict kept = activations + (start + j) * 3 * width, *restrict state = states + (start + j) * width;
+        float *restrict state = states + (start + j) * width;
         float *restrict candidate = candidates + (start + j) * width;
         uint16_t *restrict rounded_state = narrow ? narrow_states + (start + j) * width : 0;
         NO_OVERLAP
         for (long long k = 0; k < width; k++) {
-            long long at = j * 3 * width + k;
-            float r = sigmoid(input[k] + own[k] + product_at(product, at, narrow) + bias[k]);
-            float u = sigmoid(input[width + k] + own[width + k] + product_at(product, at + width, narrow) +
+            float r = sigmoid(sum_at(inputs, word + k, own, k, product, at + k, narrow) + bias[k]);
+            float u = sigmoid(sum_at(inputs, word + width + k, own, width + k, product, at + width + k, narrow) +
                               bias[width + k]);
-            float p = product_at(product, at + 2 * width, narrow) + bias[2 * width + k];
-            float n = tangent(input[2 * width + k] + own[2 * width + k] + r * p);
+            float p = at_place(product, at + 2 * width + k, narrow) + bias[2 * width + k];
+            float n = tangent(at_place(inputs, word + 2 * width + k, narrow) + own[2 * width + k] + r * p);
             float h = n + u * (earlier[k] - n);
-            kept[k] = r;
-            kept[width + k] = u;
-            kept[2 * width + k] = n;
+            put(activations, word + k, r, narrow);
+            put(activations, word + width + k, u, narrow);
+            put(activations, word + 2 * width + k, n, narrow);
             candidate[k] = p;
             state[k] = h;
             if (narrow)
@@ -257,11 +278,12 @@ INLINE void gru_forward(int narrow, long long start, long long size, long long w
    total have four parts: r, u, the recurrent product of n, and n itself. */
 INLINE void gru_backward(int narrow, long long start, long long size, long long width, long long before,
                          long long following, long long into, const float *slope, const void *product,
-                         const float *first_states, const float *activations, const float *candidates,
+                         const float *first_states, const void *activations, const float *candidates,
                          const float *states, float *carried, float *total, float *slopes, uint16_t *narrow_slopes)
 {
     for (long long j = 0; j < size; j++) {
-        const float *above = slope + (start + j) * width, *kept = activations + (start + j) * 3 * width;
+        const float *above = slope + (start + j) * width;
+        long long word = (start + j) * 3 * width;
         const float *earlier = before < 0 ? first_states + j * width : states + (before + j) * width;
         const float *candidate = candidates + (start + j) * width;
         float *restrict carry = carried + j * width, *restrict sum = total + j * 4 * width;
@@ -270,8 +292,9 @@ INLINE void gru_backward(int narrow, long long start, long long size, long long 
         int last = j >= following;
         NO_OVERLAP
         for (long long k = 0; k < width; k++) {
-            float r = kept[k], u = kept[width + k], n = kept[2 * width + k];
-            float hidden = above[k] + (last ? 0.0f : carry[k] + product_at(product, j * width + k, narrow));
+            float r = at_place(activations, word + k, narrow), u = at_place(activations, word + width + k, narrow);
+            float n = at_place(activations, word + 2 * width + k, narrow);
+            float hidden = above[k] + (last ? 0.0f : carry[k] + at_place(product, j * width + k, narrow));
             float of_n = hidden * (1.0f - u) * (1.0f - n * n), of_p = of_n * r;
             float of_r = of_p * (1.0f - r) * candidate[k], of_u = hidden * (earlier[k] - n) * u * (1.0f - u);
             carry[k] = hidden * u;
@@ -302,8 +325,8 @@ INLINE void gru_backward(int narrow, long long start, long long size, long long 
     } while (0)
 
 EVERY_PROCESSOR void textebm_lstm_forward(long long start, long long size, long long width, long long before,
-                                          const float *inputs, const float *per_sentence, const void *product,
-                                          const float *first_cells, float *activations, float *cells,
+                                          const void *inputs, const float *per_sentence, const void *product,
+                                          const float *first_cells, void *activations, float *cells,
                                           float *tanh_cells, float *states, uint16_t *narrow_states)
 {
     EITHER_WAY(lstm_forward, narrow_states, start, size, width, before, inputs, per_sentence, product, first_cells,
@@ -312,7 +335,7 @@ EVERY_PROCESSOR void textebm_lstm_forward(long long start, long long size, long 
 
 EVERY_PROCESSOR void textebm_lstm_backward(long long start, long long size, long long width, long long before,
                                            long long following, long long into, const float *slope,
-                                           const void *product, const float *first_cells, const float *activations,
+                                           const void *product, const float *first_cells, const void *activations,
                                            const float *cells, const float *tanh_cells, float *into_cells,
                                            float *total, float *slopes, uint16_t *narrow_slopes)
 {
@@ -321,8 +344,8 @@ EVERY_PROCESSOR void textebm_lstm_backward(long long start, long long size, long
 }
 
 EVERY_PROCESSOR void textebm_gru_forward(long long start, long long size, long long width, long long before,
-                                         const float *inputs, const float *per_sentence, const void *product,
-                                         const float *first_states, const float *bias, float *activations,
+                                         const void *inputs, const float *per_sentence, const void *product,
+                                         const float *first_states, const float *bias, void *activations,
                                          float *candidates, float *states, uint16_t *narrow_states)
 {
     EITHER_WAY(gru_forward, narrow_states, start, size, width, before, inputs, per_sentence, product, first_states,
@@ -331,7 +354,7 @@ EVERY_PROCESSOR void textebm_gru_forward(long long start, long long size, long l
 
 EVERY_PROCESSOR void textebm_gru_backward(long long start, long long size, long long width, long long before,
                                           long long following, long long into, const float *slope,
-                                          const void *product, const float *first_states, const float *activations,
+                                          const void *product, const float *first_states, const void *activations,
                                           const float *candidates, const float *states, float *carried, float *total,
                                           float *slopes, uint16_t *narrow_slopes)
 {
@@ -342,15 +365,6 @@ EVERY_PROCESSOR void textebm_gru_backward(long long start, long long size, long 
 /* Order of floats as that of integers, and back; what is no number and positive is above all. */
 INLINE uint32_t ordered(uint32_t bits) { return bits ^ (-(bits >> 31) & 0x7fffffffu); }
 
-/* What takes the place of a logit. */
-INLINE void put(void *row, long long k, float value, int narrow)
-{
-    if (narrow)
-        ((uint16_t *)row)[k] = rounded(value);
-    else
-        ((float *)row)[k] = value;
-}
-
 /* Of each row of logits: the target's, the greatest, and the sum of exp(logit - greatest). */
 INLINE void normaliser(int narrow, long long rows, long long classes, const void *logits, const long long *targets,
                        float *of_target, float *greatest, float *sums)
@@ -360,14 +374,14 @@ INLINE void normaliser(int narrow, long long rows, long long classes, const void
         int32_t top = INT32_MIN;
         GREATEST_OF(top)
         for (long long k = 0; k < classes; k++) {
-            int32_t here = (int32_t)ordered(bits_of(product_at(row, k, narrow)));
+            int32_t here = (int32_t)ordered(bits_of(at_place(row, k, narrow)));
             top = here > top ? here : top;
         }
         float most = of_bits(ordered((uint32_t)top)), sum = 0.0f;
         SUM_OF(sum)
         for (long long k = 0; k < classes; k++)
-            sum += exponential(product_at(row, k, narrow) - most);
-        of_target[r] = product_at(row, targets[r], narrow);
+            sum += exponential(at_place(row, k, narrow) - most);
+        of_target[r] = at_place(row, targets[r], narrow);
         greatest[r] = most;
         sums[r] = sum;
     }
@@ -383,10 +397,10 @@ INLINE void excess(int narrow, long long rows, long long classes, long long firs
         long long target = targets[r] - first;
         int inside = target >= 0 && target < classes;
         float normaliser = normalisers[r], slope = slopes[r];
-        float right = inside ? exponential(product_at(row, target, narrow) - normaliser) : 0.0f;
+        float right = inside ? exponential(at_place(row, target, narrow) - normaliser) : 0.0f;
         NO_OVERLAP
         for (long long k = 0; k < classes; k++) {
-            float probability = exponential(product_at(row, k, narrow) - normaliser);
+            float probability = exponential(at_place(row, k, narrow) - normaliser);
             of_bias[k] -= slope * probability;
             put(row, k, probability, narrow);
         }
