@@ -140,7 +140,7 @@ def products(bench: Bench, case: Case) -> None:
         loss = nn.functional.cross_entropy(nn.functional.linear(point, weight, bias), targets, reduction="sum")
         torch.autograd.grad(loss, point)
 
-    name, pairs = "reference/softmax-by-autograd-over-its-products", 3 * bench.repeats
+    name, pairs = "reference/softmax-by-autograd-over-its-products", 2 * bench.repeats
     row = bench.compare(name, limit, autograd, "fp32", shapes(shape), pairs)
     if torch.get_num_threads() in TABLE_MS and case.device.type == "cpu":
         beside_the_table(row, *TABLE_MS[torch.get_num_threads()])
@@ -501,7 +501,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only the parts whose name contains this word")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--device", default="all", help="cpu, cuda, or all: both, where there is a GPU (default: all)")
-    parser.add_argument("--repeats", type=int, default=None, help="pairs a row (default: 5)")
+    parser.add_argument("--repeats", type=int, default=None, help="pairs a row (default: 9)")
     parser.add_argument("--sentences", type=int, default=None, help="sentences to generate (default: 2,000)")
     parser.add_argument(
         "--output", type=Path, default=None, help="file of results (default: results/bench-HARDWARE.json)"
@@ -533,7 +533,7 @@ def run(chosen: argparse.Namespace, device: torch.device) -> None:
     """All parts that are asked for, on a device."""
     quick = chosen.quick
     shape = Shape(batch=16, time=8, vocabulary=2_002, posterior_steps=3, prior_steps=5) if quick else Shape()
-    bench = Bench("chains", device, chosen.repeats or (1 if quick else 5))
+    bench = Bench("chains", device, chosen.repeats or (1 if quick else 9))
     case = Case(shape, device)
     sentences = chosen.sentences or (200 if quick else 2_000)
     curves: dict[str, Curve] = {}

@@ -200,6 +200,36 @@ class TestTimeStep:
         for one, other in zip(whole[1:], alone[1:], strict=True):
             assert (one is None and other is None) or torch.equal(one, other)
 
+    @pytest.mark.parametrize("of_words", [True, False])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("cell", CELLS)
+    def test_two_threads_share_a_batch(self, cell: str, dtype: torch.dtype, of_words: bool) -> None:
+        """The same numbers up to the rounding of products of fewer rows."""
+        lstm, lengths = cell == "lstm", [9, 9, 8, *[5] * 12, *[1] * 9]
+        case = Sentences(cell, lengths, 24, 3)
+        found = []
+        for parts in ([slice(0, 24)], recurrence.halves(case.packing)):
+            bias = None if lstm else case.bias
+            made = recurrence.packed(cell, case.packing, case.weight, bias, dtype, of_words)
+            assert isinstance(made, recurrence.Compiled)
+            made.parts = parts
+            states = made.forward(case.inputs, case.own, case.hidden, case.state if lstm else None).clone()
+            slopes = made.backward(case.slope.clone())
+            found.append([states, *(slope for slope in slopes if slope is not None)])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.05)
+        assert len(parts) == 2
+        assert [part.stop - part.start for part in parts] == [8, 16]  # 51 of 95 words, and the rest
+
+    def test_few_sentences_stay_together_and_faults_come_out(self) -> None:
+        assert recurrence.halves(Sentences("lstm", [3] * 15, 4, 0).packing) == [slice(0, 15)]
+
+        def work(part: slice) -> None:
+            raise ZeroDivisionError(part.start)
+
+        with pytest.raises(ZeroDivisionError):
+            recurrence.side_by_side(work, [slice(0, 8), slice(8, 16)])
+
     @pytest.mark.parametrize("cell", CELLS)
     def test_states_are_rounded_to_the_nearest(self, cell: str) -> None:
         case = Sentences(cell, [40, 31, 2], 33, 5)

@@ -10,8 +10,11 @@ Layout: *packed*, time-major. Row `starts[t] + j` of a packed tensor is word t o
 The equations and the order of the gates (LSTM: i, f, g, o; GRU: r, u, n) are those of torch.nn.LSTM and torch.nn.GRU.
 """
 
+import functools
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -363,6 +366,43 @@ class PackedGRU(PackedRecurrence):
         return self.slopes[:, : 3 * self.width]
 
 
+FEWEST_TO_SHARE = 16
+"""Sentences of a batch from which two threads take half of its words each."""
+
+Arguments = Callable[[slice], tuple[Tensor | None, ...]]
+
+
+def halves(packing: Packing) -> list[slice]:
+    """The sentences of a batch in two parts of about as many words, or in one where they are few."""
+    sizes = np.array(packing.sizes)
+    batch = packing.sizes[0]
+    if batch < FEWEST_TO_SHARE:
+        return [slice(0, batch)]
+    words = (sizes[:, None] > np.arange(batch)).sum(0).cumsum()  # of the longest, the two longest, ...
+    middle = int(np.searchsorted(words, words[-1] / 2)) + 1
+    return [slice(0, middle), slice(middle, batch)]
+
+
+def side_by_side(work: Callable[[slice], None], parts: list[slice]) -> None:
+    """Do the first part here and the second in a thread of its own; torch and C let go of Python while they compute."""
+    first, *others = parts
+    waiting = [_second_thread().submit(torch.no_grad()(work), part) for part in others]
+    try:
+        work(first)
+    finally:
+        for other in waiting:
+            other.result()
+
+
+@functools.cache
+def _second_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "textebm-recurrence", torch.set_num_threads, (1,))
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_second_thread.cache_clear)
+
+
 class Compiled(PackedRecurrence):
     """All that lies between two matrix products in one pass, in C. What passes is in the order of its kernels.
 
@@ -392,6 +432,7 @@ class Compiled(PackedRecurrence):
         self.step, batch, gates = step, packing.sizes[0], self.gates * self.width
         self.into_gates, self.into_states = (self.weight.new_empty(batch, size) for size in (gates, self.width))
         self.narrow_slopes = self.weight.new_empty(batch, gates) if self.mixed else None
+        self.parts = halves(packing) if torch.get_num_threads() > 1 else [slice(0, batch)]
 
     def _space_of_activations(self) -> Tensor:
         return self._space(self.gates * self.width, self.weight.dtype)
@@ -400,31 +441,54 @@ class Compiled(PackedRecurrence):
         rows = self.packing.tokens if self.of_words else self.packing.sizes[0]
         return self.like.new_empty(rows, 4 * self.width)
 
+    def _narrow_slopes_of(self, part: slice) -> Tensor | None:
+        return None if self.narrow_slopes is None else self.narrow_slopes[part]
+
     def _narrow(self, inputs: Float[Tensor, "tokens gates"]) -> Tensor:
         return inputs.to(self.weight.dtype).contiguous()
 
-    def _forth(self, hidden: Float[Tensor, "batch hidden"], *tensors: Tensor | None) -> Float[Tensor, "tokens hidden"]:
-        """Every time step, from the first."""
-        before, row = hidden.to(self.weight.dtype), -1
-        for rows, size in zip(self.rows, self.packing.sizes, strict=True):
-            torch.mm(before[:size], self.weight_forth, out=self.into_gates[:size])
-            self.step.forward(rows.start, size, self.width, row, *tensors)
-            before, row = self.narrow[rows], rows.start
+    def _forth(self, hidden: Float[Tensor, "batch hidden"], tensors: Arguments) -> Float[Tensor, "tokens hidden"]:
+        """Every time step, from the first; `tensors` are the kernel's, those of some sentences by themselves."""
+        start = hidden.to(self.weight.dtype)
+
+        def work(part: slice) -> None:
+            given, into = tensors(part), self.into_gates[part]
+            before, row = start[part], -1
+            for rows, size in zip(self.rows, self.packing.sizes, strict=True):
+                count = min(size, part.stop) - part.start
+                if count <= 0:
+                    return
+                torch.mm(before[:count], self.weight_forth, out=into[:count])
+                first = rows.start + part.start
+                self.step.forward(first, count, self.width, row, *given)
+                before, row = self.narrow[first : first + count], first
+
+        side_by_side(work, self.parts)
         return self.states
 
-    def _back(self, slopes: Float[Tensor, "tokens four"], *tensors: Tensor | None) -> Float[Tensor, "batch hidden"]:
+    def _back(self, tensors: Arguments) -> Float[Tensor, "batch hidden"]:
         """Every time step, from the last; returns the gradient in the first recurrent product's states."""
-        recurrent, earlier = self.weight[:0], (-1, *self.packing.starts)
-        for (rows, following), row in zip(self._steps_back(), reversed(earlier[:-1]), strict=True):
-            size, into = rows.stop - rows.start, rows.start if self.of_words else 0
-            if following:
-                torch.mm(recurrent, self.weight, out=self.into_states[:following])
-            self.step.backward(rows.start, size, self.width, row, following, into, *tensors)
-            if self.narrow_slopes is None:
-                recurrent = slopes[into : into + size, : self.gates * self.width]
-            else:
-                recurrent = self.narrow_slopes[:size]
-        return (recurrent @ self.weight).to(self.like.dtype)
+        of_states = self.like.new_empty(self.packing.sizes[0], self.width)
+
+        def work(part: slice) -> None:
+            given, into_states = tensors(part), self.into_states[part]
+            narrow = self._narrow_slopes_of(part)
+            recurrent, starts = self.weight[:0], self.packing.starts
+            for step in reversed(range(len(self.rows))):
+                count = min(self.packing.sizes[step], part.stop) - part.start
+                if count <= 0:
+                    continue
+                if len(recurrent):
+                    torch.mm(recurrent, self.weight, out=into_states[: len(recurrent)])
+                first, row = starts[step] + part.start, starts[step - 1] + part.start if step else -1
+                into = first if self.of_words else part.start
+                self.step.backward(first, count, self.width, row, len(recurrent), into, *given)
+                written = self.slopes[into : into + count, : self.gates * self.width]
+                recurrent = written if narrow is None else narrow[:count]
+            of_states[part] = recurrent @ self.weight
+
+        side_by_side(work, self.parts)
+        return of_states
 
 
 class CompiledLSTM(Compiled, PackedLSTM):
@@ -440,15 +504,20 @@ class CompiledLSTM(Compiled, PackedLSTM):
         """The hidden states (see `PackedRecurrence.forward`)."""
         assert cell is not None
         self.start, self.start_cell = hidden, cell.contiguous()
-        given = (self._narrow(inputs), per_sentence.contiguous(), self.into_gates, self.start_cell)
-        kept = (self.activations, self.cells, self.tanh_cells, self.states)
-        return self._forth(hidden, *given, *kept, self.narrow if self.mixed else None)
+        words, own, cells = self._narrow(inputs), per_sentence.contiguous(), self.start_cell
+        kept = (self.activations, self.cells, self.tanh_cells, self.states, self.narrow if self.mixed else None)
+        return self._forth(hidden, lambda part: (words, own[part], self.into_gates[part], cells[part], *kept))
 
     def backward(self, slope: Float[Tensor, "tokens hidden"]) -> Slopes:
         """Gradients (see `PackedRecurrence.backward`)."""
         cell, total = torch.zeros_like(self.start_cell), self.like.new_zeros(len(self.start), 4 * self.width)
-        given = (slope.contiguous(), self.into_states, self.start_cell, self.activations, self.cells, self.tanh_cells)
-        hidden = self._back(self.slopes, *given, cell, total, self.slopes, self.narrow_slopes)
+        above, kept = slope.contiguous(), (self.activations, self.cells, self.tanh_cells)
+
+        def tensors(part: slice) -> tuple[Tensor | None, ...]:
+            given = (above, self.into_states[part], self.start_cell[part], *kept)
+            return (*given, cell[part], total[part], self.slopes, self._narrow_slopes_of(part))
+
+        hidden = self._back(tensors)
         return Slopes(self.slopes if self.of_words else None, total, hidden, cell)
 
 
@@ -465,15 +534,20 @@ class CompiledGRU(Compiled, PackedGRU):
         """The hidden states (see `PackedRecurrence.forward`)."""
         assert self.bias is not None
         self.start = hidden.contiguous()
-        given = (self._narrow(inputs), per_sentence.contiguous(), self.into_gates, self.start, self.bias.contiguous())
-        kept = (self.activations, self.candidates, self.states)
-        return self._forth(hidden, *given, *kept, self.narrow if self.mixed else None)
+        words, own, bias = self._narrow(inputs), per_sentence.contiguous(), self.bias.contiguous()
+        kept = (bias, self.activations, self.candidates, self.states, self.narrow if self.mixed else None)
+        return self._forth(hidden, lambda part: (words, own[part], self.into_gates[part], self.start[part], *kept))
 
     def backward(self, slope: Float[Tensor, "tokens hidden"]) -> Slopes:
         """Gradients (see `PackedRecurrence.backward`)."""
         carried, total = torch.empty_like(self.start), self.like.new_zeros(len(self.start), 4 * self.width)
-        given = (slope.contiguous(), self.into_states, self.start, self.activations, self.candidates, self.states)
-        carried += self._back(self.slopes, *given, carried, total, self.slopes, self.narrow_slopes)
+        above, kept = slope.contiguous(), (self.activations, self.candidates, self.states)
+
+        def tensors(part: slice) -> tuple[Tensor | None, ...]:
+            given = (above, self.into_states[part], self.start[part], *kept)
+            return (*given, carried[part], total[part], self.slopes, self._narrow_slopes_of(part))
+
+        carried += self._back(tensors)
         return Slopes(self._of_words(), self._of_inputs(total), carried, None)
 
 
