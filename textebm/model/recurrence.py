@@ -120,6 +120,8 @@ class PackedRecurrence(ABC):
 
     gates: int
     """Gates a unit."""
+    slopes: Tensor
+    """(rows, 4 hidden): what a backward pass writes about words; what the columns are is a cell's own affair."""
 
     def __init__(
         self,
