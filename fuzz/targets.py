@@ -190,7 +190,13 @@ SENTENCES = ["the dog sees the cat", "a cat sleeps", "the old dog sleeps again"]
 
 @functools.cache
 def _tiny() -> Any:  # noqa: ANN401
-    """A small model's material, itself and its learner, which has made a step."""
+    """A small model's material, itself and its learner, which has made a step.
+
+    All numbers are then set to one value: what a step computes differs in its last digits from processor to
+    processor, and a run's checksums with it.
+    """
+    import torch
+
     from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
     from textebm.data.text import encode
     from textebm.data.vocabulary import build_tokenizer
@@ -209,6 +215,10 @@ def _tiny() -> Any:  # noqa: ANN401
     model = LatentModel(ModelConfig(words.get_vocab_size(), settings.prior, settings.generator, settings.inference))
     learner = Learner(model, settings, steps_per_epoch=1)
     learner.step(encoded.batch([0, 1, 2]), 0)
+    moments = (kept for of in learner.optimisers().values() for state in of.state.values() for kept in state.values())
+    for tensor in (*model.state_dict().values(), *moments):
+        tensor.fill_(0.25)
+    learner.restore({name: torch.full_like(tensor, 0.25) for name, tensor in learner.state().items()})
     return settings, TextMaterial(settings, Splits(words, encoded, encoded, encoded)), model, learner
 
 
