@@ -182,8 +182,8 @@ class TestTimeStep:
         case = Sentences(cell, lengths, width, seed)
         exact = case.run("torch", torch.float64, torch.float64)
         assert difference(case.run("compiled"), exact) < 3e-6
-        assert difference(case.run("compiled", torch.bfloat16), exact) < 0.03
-        assert difference(case.run("torch", torch.bfloat16), exact) < 0.03
+        assert difference(case.run("compiled", torch.bfloat16), exact) < 0.05
+        assert difference(case.run("torch", torch.bfloat16), exact) < 0.05
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("cell", CELLS)
@@ -214,10 +214,9 @@ class TestTimeStep:
             assert isinstance(made, recurrence.Compiled)
             made.parts = parts
             states = made.forward(case.inputs, case.own, case.hidden, case.state if lstm else None).clone()
-            slopes = made.backward(case.slope.clone())
-            found.append([states, *(slope for slope in slopes if slope is not None)])
-        for one, other in zip(*found, strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.05)
+            slopes = made.backward(case.slope.clone())._asdict().items()
+            found.append({"states": states} | {name: slope for name, slope in slopes if slope is not None})
+        assert difference(*found) < (3e-6 if dtype == torch.float32 else 0.03)
         assert len(parts) == 2
         assert [part.stop - part.start for part in parts] == [8, 16]  # 51 of 95 words, and the rest
 
