@@ -21,7 +21,7 @@ def env(arguments: Sequence[str]) -> int:
     threads, gpus = torch.get_num_threads(), torch.cuda.device_count()
     print(f"CPU: {hardware.hardware_class()}, {threads} threads in torch")
     print("GPU: " + (", ".join(torch.cuda.get_device_name(i) for i in range(gpus)) if gpus else "none found"))
-    print(f"C kernels of the chains: {native.status()}")
+    print(f"C kernels: {native.status()}")
     kenlm = find_spec("kenlm") is not None
     print(f"n-gram judge: estimated by {ngram.find_lmplz() or 'the built-in estimator (no lmplz was found)'},")
     print(f"              queried by {'the kenlm module' if kenlm else 'the built-in reader (no kenlm module)'}")
