@@ -22,8 +22,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 NARROW: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BLOCK_LOGITS = 8_000_000 if hardware.last_cache() >= 2**27 else 2_500_000
-"""Logits held at once on a CPU, within a server's last cache: 32 MB in float32 where there are 128 MB of it, else 10 (a
-GPU_BLOCK_LOGITS has more). Every block reads all weights again."""
+"""Logits held at once on a CPU, within a server's last cache: 32 MB in float32 where that has 128 MB, else 10. Every
+block reads all weights again."""
 GPU_BLOCK_LOGITS = 40_000_000
 """Logits held at once on a GPU."""
 FEWEST_ROWS = 16

@@ -152,9 +152,10 @@ INLINE void put(void *row, long long k, float value, int narrow)
 
    The step's rows are start, start + 1, ..., start + size - 1 of every packed matrix; `before` is the first row of the
    step before it, or -1 where sentences begin, whose states are in matrices of their own. `product` is what a matrix
-   product has just brought, in rows 0 to size - 1, and `narrow_...` takes what goes into the next one: both bfloat16,
-   or narrow_... is NULL and the product float32. Backward, `following` sentences go on after this step, and the
-   gradients in the gates are written from row `into` on. */
+   product has just brought, in rows 0 to size - 1, and `narrow_...` takes what goes into the next one: both bfloat16, as
+   inputs and activations are; or narrow_... is NULL and all of it float32. Backward, `following` sentences go on after
+   this step, and the gradients in the gates are written from row `into` on. Matrices of sentences begin with the first
+   that is worked on, packed ones with the batch. */
 
 /* What a gate is of: the word's share, the sentence's, and the state's. */
 INLINE float sum_at(const void *inputs, long long word, const float *own, long long unit, const void *product,
