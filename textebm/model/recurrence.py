@@ -154,6 +154,10 @@ class PackedRecurrence(ABC):
     def _space(self, width: int, dtype: torch.dtype | None = None) -> Tensor:
         return self.like.new_empty(self.packing.tokens, width, dtype=dtype or self.like.dtype)
 
+    def _of_words(self) -> Tensor | None:
+        """After `backward`: gradients in the inputs, where they are wanted."""
+        return self.slopes if self.of_words else None
+
     def _space_of_activations(self) -> Tensor:
         return self._space(self.gates * self.width)
 
@@ -268,7 +272,7 @@ class PackedLSTM(PackedRecurrence):
             total[:size].add_(self.slopes[rows])
             recurrent = self.slopes[rows].to(self.weight.dtype)
         first = (recurrent @ self.weight).to(self.like.dtype)
-        return Slopes(self.slopes if self.of_words else None, total, first, cell)
+        return Slopes(self._of_words(), total, first, cell)
 
     def _local_slopes(self) -> Float[Tensor, "tokens hidden"]:
         """Fill `slopes` with what the gradients in c and (last quarter) in h are multiplied by to become the gates'.
@@ -433,6 +437,7 @@ class Compiled(PackedRecurrence):
         super().__init__(packing, weight, bias, dtype, of_words)
         self.step, batch, gates = step, packing.sizes[0], self.gates * self.width
         self.into_gates, self.into_states = (self.weight.new_empty(batch, size) for size in (gates, self.width))
+        self.narrow_states = self.narrow if self.mixed else None
         self.narrow_slopes = self.weight.new_empty(batch, gates) if self.mixed else None
         self.parts = halves(packing) if torch.get_num_threads() > 1 else [slice(0, batch)]
 
@@ -440,8 +445,9 @@ class Compiled(PackedRecurrence):
         return self._space(self.gates * self.width, self.weight.dtype)
 
     def _space_of_slopes(self) -> Tensor:
-        rows = self.packing.tokens if self.of_words else self.packing.sizes[0]
-        return self.like.new_empty(rows, 4 * self.width)
+        if self.of_words:
+            return super()._space_of_slopes()
+        return self.like.new_empty(self.packing.sizes[0], 4 * self.width)
 
     def _narrow_slopes_of(self, part: slice) -> Tensor | None:
         return None if self.narrow_slopes is None else self.narrow_slopes[part]
@@ -507,7 +513,7 @@ class CompiledLSTM(Compiled, PackedLSTM):
         assert cell is not None
         self.start, self.start_cell = hidden, cell.contiguous()
         words, own, cells = self._narrow(inputs), per_sentence.contiguous(), self.start_cell
-        kept = (self.activations, self.cells, self.tanh_cells, self.states, self.narrow if self.mixed else None)
+        kept = (self.activations, self.cells, self.tanh_cells, self.states, self.narrow_states)
         return self._forth(hidden, lambda part: (words, own[part], self.into_gates[part], cells[part], *kept))
 
     def backward(self, slope: Float[Tensor, "tokens hidden"]) -> Slopes:
@@ -520,7 +526,7 @@ class CompiledLSTM(Compiled, PackedLSTM):
             return (*given, cell[part], total[part], self.slopes, self._narrow_slopes_of(part))
 
         hidden = self._back(tensors)
-        return Slopes(self.slopes if self.of_words else None, total, hidden, cell)
+        return Slopes(self._of_words(), total, hidden, cell)
 
 
 class CompiledGRU(Compiled, PackedGRU):
@@ -537,7 +543,7 @@ class CompiledGRU(Compiled, PackedGRU):
         assert self.bias is not None
         self.start = hidden.contiguous()
         words, own, bias = self._narrow(inputs), per_sentence.contiguous(), self.bias.contiguous()
-        kept = (bias, self.activations, self.candidates, self.states, self.narrow if self.mixed else None)
+        kept = (bias, self.activations, self.candidates, self.states, self.narrow_states)
         return self._forth(hidden, lambda part: (words, own[part], self.into_gates[part], self.start[part], *kept))
 
     def backward(self, slope: Float[Tensor, "tokens hidden"]) -> Slopes:
