@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from textebm.data.entries import building, replace, sealed, unsealed
+from textebm import whole_files
+from textebm.data.entries import building, sealed, unsealed
 from textebm.data.registry import Corpus, Split
 from textebm.data.text import (
     Chunk,
@@ -83,8 +84,9 @@ def vocabulary(corpus: Corpus, options: VocabularyOptions, watch: Watch | None =
         if not found:
             sentences = _watched(corpus.sentences("train"), watch)
             tokenizer = build_tokenizer(sentences, **dataclasses.asdict(options))
-            replace(path, lambda temporary: write_tokenizer(tokenizer, temporary))
-            replace(_sum_of(path), lambda temporary: temporary.write_text(_sha256(path), encoding="utf-8"))
+            with whole_files.appearing(path) as temporary:
+                write_tokenizer(tokenizer, temporary)
+            whole_files.write_text(_sum_of(path), whole_files.sha256(path))
     return read_tokenizer(path)
 
 
@@ -95,7 +97,7 @@ def _sum_of(path: Path) -> Path:
 def _is_whole_vocabulary(path: Path) -> bool:
     """Whether a vocabulary is there, as it was written."""
     try:
-        return _sum_of(path).read_text(encoding="utf-8") == _sha256(path)
+        return _sum_of(path).read_text(encoding="utf-8") == whole_files.sha256(path)
     except (OSError, ValueError):
         return False
 
@@ -149,24 +151,16 @@ def _encode(
     sentences = corpus.sentences(split)
     report = EncodingReport()
     schema = pa.schema([("ids", pa.large_list(pa.int32())), ("words", pa.int32())])
-
-    def write(temporary: Path) -> None:
+    arrow = path.with_suffix(".arrow")
+    with whole_files.appearing(arrow) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             chunks_of_split = _watched_chunks(encode_chunks(sentences, tokenizer, options), split, watch)
             for piece in pieces_of(chunks_of_split, report):
                 ids = pa.LargeListArray.from_arrays(pa.array(piece.offsets), pa.array(piece.ids))
                 writer.write_batch(pa.record_batch([ids, pa.array(piece.words)], schema=schema))
         require_sentences(report, sentences, options)
-
-    arrow = path.with_suffix(".arrow")
-    replace(arrow, write)
-    described = sealed({"report": dataclasses.asdict(report), "size": arrow.stat().st_size, "sha256": _sha256(arrow)})
-    replace(path, lambda temporary: temporary.write_text(described, encoding="utf-8"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    size, digest = arrow.stat().st_size, whole_files.sha256(arrow)
+    whole_files.write_text(path, sealed({"report": dataclasses.asdict(report), "size": size, "sha256": digest}))
 
 
 def _is_whole(path: Path) -> bool:
@@ -175,7 +169,9 @@ def _is_whole(path: Path) -> bool:
         described = unsealed(path)
         arrow = path.with_suffix(".arrow")
         size = arrow.stat().st_size
-        return bool(size == described["size"] and (size > CHECKED_WHOLE or _sha256(arrow) == described["sha256"]))
+        return bool(
+            size == described["size"] and (size > CHECKED_WHOLE or whole_files.sha256(arrow) == described["sha256"])
+        )
     except (OSError, ValueError, KeyError):
         return False
 

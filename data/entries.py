@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,18 +40,6 @@ def building(path: Path, whole: Callable[[], bool] | None = None, kind: str = "e
             f"the cache of {kind} in {path.parent} cannot be written ({error.strerror or error}). Make room or "
             "give permission there, or name another folder in the environment variable TEXTEBM_HOME."
         ) from None
-
-
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, and move it into place when it is complete and on the disk."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sealed(described: dict[str, Any]) -> str:

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from textebm import whole_files
 from textebm.data.cache import Watch
-from textebm.data.entries import building, replace, sealed, unsealed
+from textebm.data.entries import building, sealed, unsealed
 from textebm.data.image_decoding import Fitting
 from textebm.data.image_sources import Pictures
 from textebm.errors import DataError
@@ -133,26 +134,23 @@ def entry(digest: str, recipe: Recipe, watch: Watch | None = None) -> Entry:
 def _build(path: Path, recipe: Recipe, watch: Watch | None) -> None:
     pictures, rows = recipe.pictures()
     decoded = _Decoding(recipe)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            for begin in range(0, len(rows), PICTURES_AT_ONCE):
-                some = rows[begin : begin + PICTURES_AT_ONCE]
-                file.write(decoded.some(pictures, some))
-                if watch is not None:
-                    watch(recipe.split, len(some))
+    with whole_files.appearing(path.with_suffix(".pixels")) as temporary, temporary.open("wb") as file:
+        for begin in range(0, len(rows), PICTURES_AT_ONCE):
+            some = rows[begin : begin + PICTURES_AT_ONCE]
+            file.write(decoded.some(pictures, some))
+            if watch is not None:
+                watch(recipe.split, len(some))
         decoded.require_pictures()
-
-    replace(path.with_suffix(".pixels"), write)
     labels = np.array(decoded.labels, dtype="<i8")
-    replace(path.with_suffix(".labels"), lambda temporary: temporary.write_bytes(labels.tobytes()))
+    with whole_files.appearing(path.with_suffix(".labels")) as temporary:
+        temporary.write_bytes(labels.tobytes())
     described = {
         "report": dataclasses.asdict(decoded.report(labels)),
         "class_names": recipe.class_names,
         "pixels": decoded.sum.hexdigest(),
         "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
     }
-    replace(path, lambda temporary: temporary.write_text(sealed(described), encoding="utf-8"))
+    whole_files.write_text(path, sealed(described))
 
 
 class _Decoding:
@@ -227,8 +225,7 @@ def _is_whole(path: Path) -> bool:
             return False
         if size > CHECKED_WHOLE:
             return True
-        with pixels.open("rb") as file:
-            return bool(hashlib.file_digest(file, "sha256").hexdigest() == described["pixels"])
+        return bool(whole_files.sha256(pixels) == described["pixels"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from textebm import whole_files
 from textebm.errors import DataError
 from textebm.lm_eval.corpus import ARCHIVE_TESTS, open_unpacked, readable, shown
 from textebm.lm_eval.xz import open_xz
@@ -91,8 +92,8 @@ def file_digest(path: Path) -> str:
     Raises:
         DataError: it cannot be read.
     """
-    with _reading(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with _reading(path):
+        return whole_files.sha256(path)
 
 
 def unpacked_digest(path: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from textebm import whole_files
 from textebm.errors import DataError
 from textebm.home import home
 from textebm.lm_eval.corpus import holds_json_lines, read_sentences, readable, shown
@@ -92,8 +93,8 @@ class TextFiles:
 
 def _file_digest(path: Path) -> str:
     try:
-        with readable(path), path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with readable(path):
+            return whole_files.sha256(path)
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror})") from None
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from textebm import whole_files
 from textebm.errors import JudgeError, UsageError
 from textebm.home import offline
 from textebm.lm_eval.corpus import Vocabulary
@@ -294,6 +295,5 @@ def _identity(path: Path, name: str, model: "PreTrainedModel") -> str:
         return f"{name}@{commit[:12]}" if commit else name
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.gguf")]):
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+        digest.update(bytes.fromhex(whole_files.sha256(file)))
     return f"{path.resolve().name}@{digest.hexdigest()[:12]}"

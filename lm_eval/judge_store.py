@@ -8,8 +8,6 @@ whole, or is known not to be.
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -19,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textebm import plain_json
+from textebm import plain_json, whole_files
 from textebm.errors import JudgeError
 
 LOCKS = find_spec("fcntl") is not None
@@ -88,32 +86,20 @@ class JudgeStore:
                 data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
                 digest = _sha256(data)
                 name = f"{group}-{digest[:16]}.safetensors"
-                self._write(name, data)
+                with whole_files.appearing(self.folder / name) as temporary:
+                    temporary.write_bytes(data)
                 files[group] = (name, digest)
             body = json.loads(json.dumps({"facts": facts, "files": files}, allow_nan=False))
             described = {"sha256": _sha256(_canonical(body)), "body": body}
-            self._write(DESCRIPTION, (json.dumps(described, indent=1) + "\n").encode())
+            whole_files.write_text(self.folder / DESCRIPTION, json.dumps(described, indent=1) + "\n")
             for path in self.folder.glob("*.safetensors"):
                 if path.name not in {name for name, _ in files.values()}:
                     path.unlink(missing_ok=True)
-            for path in self.folder.glob(".*-*"):  # what a process left that was killed while it wrote
+            for path in self.folder.glob(".*"):  # what a process left that was killed while it wrote
                 if time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from error
-
-    def _write(self, name: str, data: bytes) -> None:
-        """Under another name first, so that the file is there whole or not at all."""
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}-", dir=self.folder)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(self.folder / name)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
 
     def _unwritable(self, error: OSError) -> JudgeError:
         return JudgeError(

@@ -4,13 +4,13 @@ A file is NumPy's .npz, compressed: `log_probs` (judges, sentences), `tokens` (s
 Nothing in it is ever unpickled. 40,000 sentences take about 350 kB; their sums over 1,000 groups, 10 kB.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from textebm import whole_files
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval.perplexity import SentenceScores
 from textebm.lm_eval.plain_arrays import arrays_in
@@ -57,18 +57,14 @@ def keep_scores(path: Path, signature: Signature, runs: Sequence[SentenceScores]
     Raises:
         UsageError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     log_probs = np.stack([run.log_probs for run in runs])
     try:
-        with temporary.open("wb") as file:
+        with whole_files.appearing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file, log_probs=log_probs, tokens=runs[0].tokens, signature=np.array(str(signature), dtype=np.str_)
             )
-        temporary.replace(path)
     except OSError as error:
         raise UsageError(f"--sentence-scores {path} cannot be written: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def kept_scores(path: Path) -> KeptScores:

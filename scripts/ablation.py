@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from textebm import checkpoint, evaluation, generation, hardware, plots
+from textebm import checkpoint, evaluation, generation, hardware, plots, whole_files
 from textebm.commands.terminal import choose_device
 from textebm.data.registry import resolve
 from textebm.experiment import Cell, Experiment
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not output.exists():
                 result = cell(name, seed, chosen, fixed=is_measured(OPTIONS[name].run, seed, place))
                 place.mkdir(parents=True, exist_ok=True)
-                checkpoint.write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+                whole_files.write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
             print(output, file=sys.stderr)
     print(table(place))
 

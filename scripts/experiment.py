@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from textebm import checkpoint, measures
+from textebm import checkpoint, measures, whole_files
 from textebm.commands.terminal import choose_device
 from textebm.data.registry import resolve
 
@@ -40,7 +40,7 @@ def main() -> None:
     result = measure(run_dir, chosen)
     output = chosen.results / f"{chosen.name}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    whole_files.write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     print(output)
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textebm import checkpoint, hardware
+from textebm import checkpoint, hardware, whole_files
 from textebm.data.registry import resolve
 from textebm.lm_eval import Corpus, Vocabulary
 from textebm.lm_eval.judging import JudgeOptions, sample_judge, train_judge
@@ -86,7 +86,7 @@ def draw_plain_lm(chosen: argparse.Namespace) -> None:
     vocabulary = Vocabulary.from_sentences(train)
     judge = train_judge(LSTM_SENTENCE, train, valid, vocabulary, options, chosen.seed)
     sentences = sample_judge(judge, LSTM_SENTENCE, train, sum(1 for _ in train), chosen.seed, options)
-    checkpoint.write_text(chosen.plain_lm, "".join(f"{sentence}\n" for sentence in sentences))
+    whole_files.write_text(chosen.plain_lm, "".join(f"{sentence}\n" for sentence in sentences))
 
 
 def score(metric: str, protocol: str, chosen: argparse.Namespace, text: str | None) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def described(chosen: argparse.Namespace) -> str:
 def write(path: Path, result: dict[str, Any]) -> None:
     """Replace the file as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    whole_files.write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from textebm import checkpoint, hardware
+from textebm import checkpoint, hardware, whole_files
 
 SETTINGS: dict[str, object] = {
     "vocab-size": 300,
@@ -141,7 +141,7 @@ def main() -> int:
     written = json.dumps(result, indent=2) + "\n"
     print(written, end="")
     if chosen.output is not None:
-        checkpoint.write_text(chosen.output, written)
+        whole_files.write_text(chosen.output, written)
     return 1 if found["lost_runs"] or found["differing"] else 0
 
 

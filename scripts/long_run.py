@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from textebm import checkpoint, hardware, memory, training
+from textebm import hardware, memory, training, whole_files
 from textebm.config import Config, load_config
 from textebm.materials.text import TextMaterial
 
@@ -239,7 +239,7 @@ def main() -> int:
     written = json.dumps(result, indent=2) + "\n"
     print(written, end="")
     if chosen.output is not None:
-        checkpoint.write_text(chosen.output, written)
+        whole_files.write_text(chosen.output, written)
     return 0 if trained["memory_is_flat"] else 1
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from textebm import checkpoint, evaluation, generation
+from textebm import checkpoint, evaluation, generation, whole_files
 from textebm.config import to_dict
 from textebm.data.registry import resolve
 from textebm.data.vocabulary import save_tokenizer
@@ -44,7 +44,7 @@ def main(run: Path, target: Path) -> None:
     model.save_pretrained(target, torch.float16)
     save_tokenizer(tokenizer, target)
     described = {"config": to_dict(config), "progress": dataclasses.asdict(progress)}
-    checkpoint.write_text(target / checkpoint.RUN, json.dumps(described, indent=2) + "\n")
+    whole_files.write_text(target / checkpoint.RUN, json.dumps(described, indent=2) + "\n")
     shipped, _ = generation.load(target)
     splits = load_splits(resolve(config.data, config.data_dir, config.text_field), config, tokenizer)
     valid = evaluation.validate(shipped, splits.valid, config.seed)
@@ -54,7 +54,7 @@ def main(run: Path, target: Path) -> None:
         prior=valid.prior_perplexity,
         gaussian=valid.gaussian_perplexity,
     )
-    checkpoint.write_text(target / "README.md", card)
+    whole_files.write_text(target / "README.md", card)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from textebm import checkpoint
+from textebm import checkpoint, whole_files
 from textebm.chains import ChainMemory
 from textebm.checkpoint import Progress
 from textebm.config import Config, GeneratorConfig, InferenceConfig, OptimiserConfig, PriorConfig
@@ -165,7 +165,7 @@ class TestCrash:
     MOMENTS = ("making the folder", "weights", "optimiser", "run.json", "rename", "last.json", "best.json", "prune")
 
     def break_at(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        write_text = checkpoint.write_text
+        write_text = whole_files.write_text
 
         def write_until(path: Path, text: str) -> None:
             if path.name == moment:
@@ -183,7 +183,7 @@ class TestCrash:
         elif moment == "prune":
             monkeypatch.setattr(checkpoint, "_prune", crash)
         else:
-            monkeypatch.setattr(checkpoint, "write_text", write_until)
+            monkeypatch.setattr(whole_files, "write_text", write_until)
 
     @pytest.mark.parametrize("moment", MOMENTS)
     def test_the_checkpoint_before_stays_or_the_new_one_is_whole(
@@ -231,12 +231,12 @@ class TestCrash:
 
     def test_a_file_is_replaced_in_one_move(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "last.json"
-        checkpoint.write_text(path, "old")
+        whole_files.write_text(path, "old")
         with monkeypatch.context() as patch, pytest.raises(Crash):
             patch.setattr(os, "fsync", crash)
-            checkpoint.write_text(path, "new")
+            whole_files.write_text(path, "new")
         assert path.read_text() == "old"
-        checkpoint.write_text(path, "new")
+        whole_files.write_text(path, "new")
         assert path.read_text() == "new"
 
 

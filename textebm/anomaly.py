@@ -12,7 +12,6 @@ mean over the last ten epochs of training, whose scores are kept in the run fold
 
 import dataclasses
 import functools
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textebm import checkpoint, evaluation, ranking, training
+from textebm import checkpoint, evaluation, ranking, training, whole_files
 from textebm.complexity import Trend, complexities
 from textebm.config import Config
 from textebm.data.dataset import Dataset
@@ -371,9 +370,9 @@ def keep(run_dir: Path, scored: EpochScores, digest: str, samples: int) -> None:
     folder.mkdir(exist_ok=True)
     name = f"epoch-{scored.epoch}"
     save_tensors({key: torch.from_numpy(v) for key, v in scored.scores.arrays.items()}, folder / f"{name}.safetensors")
-    sums = hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()
+    sums = whole_files.sha256(folder / f"{name}.safetensors")
     described = {"step": scored.step, "sha256": sums, **_kind(scored.epoch, digest, samples)}
-    checkpoint.write_text(folder / f"{name}.json", json.dumps(described, indent=2) + "\n")
+    whole_files.write_text(folder / f"{name}.json", json.dumps(described, indent=2) + "\n")
 
 
 def kept(run_dir: Path, epoch: int, digest: str, samples: int) -> EpochScores | None:
@@ -383,7 +382,7 @@ def kept(run_dir: Path, epoch: int, digest: str, samples: int) -> EpochScores | 
         return None
     found = checkpoint.read_json(described)
     wanted = _kind(epoch, digest, samples)
-    whole = hashlib.sha256(tensors.read_bytes()).hexdigest() == found.get("sha256")
+    whole = whole_files.sha256(tensors) == found.get("sha256")
     if not whole or {key: found.get(key) for key in wanted} != wanted:
         return None
     arrays = {key: tensor.numpy() for key, tensor in load_tensors(tensors).items()}

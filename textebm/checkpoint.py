@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from textebm import plain_json
+from textebm import plain_json, whole_files
 from textebm.config import Config, from_dict, to_dict
 from textebm.data.sources import HUB_PREFIX
 from textebm.errors import CheckpointError, ConfigError, DamagedError
@@ -77,19 +77,6 @@ class Beside(Protocol):
         ...
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file by `text` in one move, so that no reader ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -132,7 +119,7 @@ def save(
     state = {"config": to_dict(config), "progress": dataclasses.asdict(progress), "contents": contents}
     last = pointed_at(run_dir, "last")
     if last == final:  # this step again: only its progress (end of epoch, best score) is new
-        write_text(final / RUN, sealed(final, state))
+        whole_files.write_text(final / RUN, sealed(final, state))
     else:
         temporary = folder / f".step-{progress.step}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -145,7 +132,7 @@ def save(
                 save_tensors({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, temporary / LEARNER)
             if chains is not None:
                 chains.save(temporary)
-            write_text(temporary / RUN, sealed(temporary, state))
+            whole_files.write_text(temporary / RUN, sealed(temporary, state))
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk the room is wanted
             raise
@@ -166,18 +153,13 @@ def sealed(folder: Path, state: dict[str, Any]) -> str:
         folder: where those files are; every one of them is sealed.
         state: config, progress and contents, in JSON types (see `save`).
     """
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if _is_sealed(path)}
+    files = {path.name: whole_files.sha256(path) for path in sorted(folder.iterdir()) if _is_sealed(path)}
     described = {"format": FORMAT, **state, "files": files}
     return json.dumps({**described, "sha256": _digest(described)}, indent=2) + "\n"
 
 
 def _is_sealed(path: Path) -> bool:
     return path.is_file() and path.name != RUN and not path.name.startswith(".")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(described: dict[str, Any]) -> str:
@@ -190,7 +172,8 @@ def model_digest(folder: Path) -> str:
 
     Not by the time of its files: copies, and a clock that is set, may give two models one time.
     """
-    return hashlib.sha256(f"{_sha256(folder / CONFIG)} {_sha256(folder / WEIGHTS)}".encode()).hexdigest()[:16]
+    sums = " ".join(whole_files.sha256(folder / file) for file in (CONFIG, WEIGHTS))
+    return hashlib.sha256(sums.encode()).hexdigest()[:16]
 
 
 def verify(folder: Path, only: tuple[str, ...] = ()) -> None:
@@ -220,7 +203,7 @@ def verify(folder: Path, only: tuple[str, ...] = ()) -> None:
         path = folder / name
         if not path.is_file():
             raise DamagedError(f"{path} is missing")
-        if _sha256(path) != digest:
+        if whole_files.sha256(path) != digest:
             raise DamagedError(f"{path} is not as it was written")
 
 
@@ -329,7 +312,7 @@ def _prune(folder: Path) -> None:
 
 def _point(checkpoints: Path, name: str, target: Path) -> None:
     """Let `last`, `previous` or `best` point at a checkpoint, in one move (`pointed_at` reads it)."""
-    write_text(checkpoints / f"{name}.json", json.dumps({"folder": target.name}) + "\n")
+    whole_files.write_text(checkpoints / f"{name}.json", json.dumps({"folder": target.name}) + "\n")
 
 
 def pointed_at(run_dir: Path, name: str) -> Path | None:
@@ -469,7 +452,7 @@ def truncate_log(path: Path, step: int) -> None:
                     kept.append(line)
             except (ValueError, AttributeError, TypeError):  # the line a crash cut short, or a disk has damaged
                 continue
-    write_text(path, "".join(line + "\n" for line in kept))
+    whole_files.write_text(path, "".join(line + "\n" for line in kept))
 
 
 def newest_run(runs: Path = Path("runs")) -> Path:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from textebm import checkpoint, training
+from textebm import checkpoint, training, whole_files
 from textebm.config import Config, from_dict, load_config, method_names, to_dict
 from textebm.data.registry import Corpus
 from textebm.errors import ConfigError, UsageError
@@ -411,7 +411,7 @@ class Sitting:
             "seed": cell.seed,
             "config": to_dict(_anywhere(cell.config)),
         }
-        checkpoint.write_text(path, as_json({**own, **self.measures(cell).found(cell, path.parent)}))
+        whole_files.write_text(path, as_json({**own, **self.measures(cell).found(cell, path.parent)}))
 
 
 @contextmanager

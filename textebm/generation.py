@@ -1,16 +1,16 @@
 """From a trained model to sentences: generation, reconstruction, interpolation, and the cached samples of a run."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from textebm import checkpoint
+from textebm import checkpoint, whole_files
 from textebm.data.text import EncodedText, encode
 from textebm.data.vocabulary import decode as to_text
 from textebm.data.vocabulary import load_tokenizer
@@ -226,18 +226,14 @@ def write_samples(
         tick: called after each sample (progress).
     """
     direct = path.exists() and not path.is_file()
-    temporary = path if direct else path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream_:
-            for sample in samples:
-                stream_.write(format_sample(sample, as_json) + "\n")
-                if tick is not None:
-                    tick()
-        if not direct:
-            temporary.replace(path)
-    finally:
-        if not direct:
-            temporary.unlink(missing_ok=True)
+    with (
+        contextlib.nullcontext(path) if direct else whole_files.appearing(path) as place,
+        place.open("w", encoding="utf-8") as stream_,
+    ):
+        for sample in samples:
+            stream_.write(format_sample(sample, as_json) + "\n")
+            if tick is not None:
+                tick()
 
 
 def format_sample(sample: Sample, as_json: bool) -> str:

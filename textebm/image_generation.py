@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import io
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -17,7 +15,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm import checkpoint
+from textebm import checkpoint, whole_files
 from textebm.data.dataset import Dataset
 from textebm.data.image_decoding import Crop, FittingOfAny, Picture
 from textebm.data.image_files import ARCHIVE_ENDINGS, IMAGE_ENDINGS, is_image, open_container
@@ -316,11 +314,5 @@ def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
     require_pillow()
     from PIL import Image
 
-    written = io.BytesIO()
-    Image.fromarray(image).save(written, format="PNG")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(written.getvalue())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_files.appearing(path, synced=False) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")

@@ -15,7 +15,6 @@ any size (but for rounding).
 import csv
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -29,7 +28,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm import evaluation, generation
+from textebm import evaluation, generation, whole_files
 from textebm.data.dataset import Dataset
 from textebm.data.text import EncodedText
 from textebm.data.vocabulary import decode as to_text
@@ -506,10 +505,6 @@ def kept_posterior(folder: Path, key: Sequence[object], make: Callable[[], Poste
         return Posterior(**load_tensors(path))
     found = make()
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_files.appearing(path, synced=False) as temporary:
         save_tensors({field.name: getattr(found, field.name) for field in dataclasses.fields(found)}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from textebm import checkpoint, evaluation, generation, hardware, image_generation, plots, training
+from textebm import checkpoint, evaluation, generation, hardware, image_generation, plots, training, whole_files
 from textebm.data.registry import Corpus
 from textebm.errors import CheckpointError
 from textebm.lm_eval.kept import grouped, keep_scores, kept_scores
@@ -80,7 +80,7 @@ class Measures(ABC):
         return functools.partial(self.sitting.run, name, words)
 
     def _keep_figures(self, cell: "Cell", found: Mapping[str, Any]) -> int:
-        checkpoint.write_text(self._folder(cell) / FIGURES, as_json(found))
+        whole_files.write_text(self._folder(cell) / FIGURES, as_json(found))
         return 0
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textebm import checkpoint
+from textebm import checkpoint, whole_files
 from textebm._version import __version__
 from textebm.config import Config, to_dict
 from textebm.data.sources import HUB_PREFIX
@@ -142,7 +142,7 @@ def write(
     scores = [score for score in scores_of(origin.run_dir, options.results) if _is_finite(score["score"])]
     drawn = _sentences(model, tokenizer, options) if tokenizer is not None else []
     pictured = tokenizer is None and _draw(model, target / PICTURE, options.seed)
-    checkpoint.write_text(target / CARD, _render(model, origin, name, options, scores, drawn, pictured) + "\n")
+    whole_files.write_text(target / CARD, _render(model, origin, name, options, scores, drawn, pictured) + "\n")
 
 
 def _render(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textebm import checkpoint, plain_json, plots
+from textebm import checkpoint, plain_json, plots, whole_files
 from textebm.charts import Chart, Line, learning_charts, thinned
 from textebm.config import Config, flat
 from textebm.errors import CheckpointError, DataError, TextebmError, UsageError
@@ -734,7 +734,7 @@ def write_data(report: Report, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    checkpoint.write_text(path, to_json(report, indent=2) + "\n")
+    whole_files.write_text(path, to_json(report, indent=2) + "\n")
 
 
 def to_json(report: Report, indent: int | None = None) -> str:

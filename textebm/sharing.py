@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textebm import checkpoint, model_card
+from textebm import checkpoint, model_card, whole_files
 from textebm._version import __version__
 from textebm.config import to_dict
 from textebm.data.sources import HUB_PREFIX
@@ -107,7 +107,7 @@ def _write_model(model: LatentModel, tokenizer: "Tokenizer | None", origin: Orig
             "progress": dataclasses.asdict(origin.progress),
             "contents": dict(origin.contents),
         }
-        checkpoint.write_text(folder / checkpoint.RUN, checkpoint.sealed(folder, state))
+        whole_files.write_text(folder / checkpoint.RUN, checkpoint.sealed(folder, state))
 
 
 def _has_card(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from textebm import checkpoint, plots
+from textebm import checkpoint, plots, whole_files
 from textebm.config import Config, flat
 from textebm.errors import CheckpointError, UsageError
 from textebm.training import Observer
@@ -123,7 +123,7 @@ class Tracking:
             show(f"{kind}/samples", line["samples"], step)
         self.marks[name] = self.marks[name].at(line)
         state = {name: dataclasses.asdict(mark) for name, mark in self.marks.items()}
-        checkpoint.write_text(self.run_dir / STATE, json.dumps(state, indent=2) + "\n")
+        whole_files.write_text(self.run_dir / STATE, json.dumps(state, indent=2) + "\n")
 
     def _read_marks(self) -> "dict[str, _Mark]":
         path = self.run_dir / STATE

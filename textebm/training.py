@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textebm import checkpoint, evaluation, hardware, memory
+from textebm import checkpoint, evaluation, hardware, memory, whole_files
 from textebm.chains import ChainMemory, Visited
 from textebm.checkpoint import Progress
 from textebm.config import Config, to_dict
@@ -346,7 +346,7 @@ class _Run:
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             checkpoint.truncate_log(self.run_dir / "log.jsonl", step)
-            checkpoint.write_text(self.run_dir / "config.json", json.dumps(to_dict(self.config), indent=2) + "\n")
+            whole_files.write_text(self.run_dir / "config.json", json.dumps(to_dict(self.config), indent=2) + "\n")
         except OSError as error:
             raise UsageError(f"the run folder {self.run_dir} cannot be written: {error.strerror}") from None
 

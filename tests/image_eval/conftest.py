@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textebm.image_eval.features import IMPLEMENTATIONS, MOBILENET_WEIGHTS, Implementation
-from textebm.image_eval.weights import sha256_of
+from textebm.whole_files import sha256
 
 Shapes = Mapping[str, tuple[int, ...]]
 Pictures = Callable[..., NDArray[np.uint8]]
@@ -86,7 +86,7 @@ def toy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def toy(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> Implementation:
     """Features of that network in MobileNetV2's place, with its file as the published one."""
-    published = dataclasses.replace(MOBILENET_WEIGHTS, file=toy_file.name, sha256=sha256_of(toy_file), package=None)
+    published = dataclasses.replace(MOBILENET_WEIGHTS, file=toy_file.name, sha256=sha256(toy_file), package=None)
     toy = dataclasses.replace(
         IMPLEMENTATIONS["mobilenetv2"],
         size=9,

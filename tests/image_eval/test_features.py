@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from textebm import whole_files
 from textebm.errors import DataError, UsageError
 from textebm.image_eval import fit, frechet_distance, kernel_distance, mobilenet
 from textebm.image_eval.features import IMPLEMENTATIONS, INCEPTION_WEIGHTS, FeatureExtractor, Implementation
@@ -87,9 +88,7 @@ class TestOtherWeights:
         assert extractor.metric == "frechet-inceptionv3"
 
     def test_published_weights_do(self, inception_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from textebm.image_eval import weights
-
-        monkeypatch.setattr(weights, "sha256_of", lambda path: INCEPTION_WEIGHTS.sha256)
+        monkeypatch.setattr(whole_files, "sha256", lambda path: INCEPTION_WEIGHTS.sha256)
         for name in ("inception", "inception-pytorch-fid"):
             assert FeatureExtractor.load(name, inception_file).metric == "fid"
 

@@ -15,7 +15,8 @@ import torch
 from textebm.data.download import folder_of
 from textebm.errors import DataError
 from textebm.image_eval.features import INCEPTION_WEIGHTS, MOBILENET_WEIGHTS
-from textebm.image_eval.weights import PublishedWeights, find, read, sha256_of
+from textebm.image_eval.weights import PublishedWeights, find, read
+from textebm.whole_files import sha256
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def published(toy_file: Path) -> PublishedWeights:
-    return PublishedWeights("toy", "toy-weights.pth", "https://example.org/toy", sha256_of(toy_file), "none")
+    return PublishedWeights("toy", "toy-weights.pth", "https://example.org/toy", sha256(toy_file), "none")
 
 
 class TestFinding:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from textebm import options
+from textebm import options, whole_files
 from textebm.commands.terminal import choose_device, parse, require_file, say, writing
 
 
@@ -62,7 +62,7 @@ def report(arguments: Sequence[str]) -> int:
             lambda what: say(f"report: {what}"),
         )
     with writing(chosen.output):
-        checkpoint.write_text(Path(chosen.output), render(found))
+        whole_files.write_text(Path(chosen.output), render(found))
     if chosen.data is not None:
         with writing(chosen.data, "--data"):
             reporting.write_data(found, Path(chosen.data))

@@ -2,14 +2,13 @@
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textebm import options, plain_json
+from textebm import options, plain_json, whole_files
 from textebm.commands.terminal import (
     choose_device,
     find_images,
@@ -215,7 +214,7 @@ def _result(
     signature = Signature(
         {
             "metric": METRIC,
-            "latent-model": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12],
+            "latent-model": whole_files.sha256(folder / "model.safetensors")[:12],
             "steps": found.steps,
             "chains": found.chains,
             "interval": "bootstrap-1000",

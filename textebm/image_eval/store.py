@@ -1,6 +1,5 @@
 """Features of real images, computed once and kept in TEXTEBM_HOME: every model that is measured needs them."""
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from textebm import whole_files
 from textebm.data import entries
 from textebm.errors import DataError
 from textebm.home import home
@@ -72,7 +72,8 @@ def features_of(
     with entries.building(path, lambda: _read(path) is not None, "image features") as there:
         if not there:
             found = extractor.features_of(images.batches(rows), advance)
-            entries.replace(path, functools.partial(_write, found))
+            with whole_files.appearing(path) as temporary:
+                _write(found, temporary)
     features = _read(path)
     if features is None:
         raise DataError(f"features that were kept in {path} cannot be read again; is the disk whole?")

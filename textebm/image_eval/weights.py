@@ -1,6 +1,5 @@
 """Published weights of feature networks: where they are looked for, and whether a file is what was published."""
 
-import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from textebm import whole_files
 from textebm.data import download
 from textebm.errors import DataError
 from textebm.home import offline
@@ -95,7 +95,7 @@ def find(
     if given is not None:
         return read(Path(given), published)
     for path in published.candidates():
-        if path.is_file() and sha256_of(path) == published.sha256:
+        if path.is_file() and whole_files.sha256(path) == published.sha256:
             return read(path, published)
     if notice is not None and offline() is None:
         notice(f"downloading {published.file} from {published.url}. Licence: {published.licence}")
@@ -111,7 +111,7 @@ def read(path: Path, published: PublishedWeights) -> Weights:
     """
     if not path.is_file():
         raise DataError(f"weights {path}: there is no such file. {published.advice}")
-    digest = sha256_of(path)
+    digest = whole_files.sha256(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -137,12 +137,3 @@ def _saved_by_torch(path: Path, published: PublishedWeights) -> dict[str, Tensor
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise DataError(f"weights {path}: holds something else than named tensors. {published.advice}")
     return dict(found)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
