@@ -4,21 +4,21 @@ A judge that does not give the known figure on real text is not the judge that i
 real training split, chosen on the real valid split, and scores the real test split once.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from textebm._version import __version__
 from textebm.errors import UsageError
 from textebm.lm_eval import bootstrap
 from textebm.lm_eval.corpus import UNKNOWN, Corpus, Sentences, Vocabulary
-from textebm.lm_eval.judge import Judge
-from textebm.lm_eval.recipes import RECIPES, Recipe, get_recipe
+from textebm.lm_eval.judging import JudgeOptions, train_judge
+from textebm.lm_eval.protocols import KENLM5, LSTM_SENTENCE, PROTOCOLS
 from textebm.lm_eval.signature import SHORT, Signature
 
-KENLM, LSTM = "kenlm5", "lstm-sentence"
+KENLM, LSTM = KENLM5.name, LSTM_SENTENCE.name
 JUDGES = (KENLM, LSTM)
 
 
@@ -86,33 +86,6 @@ class RealRow:
         }
 
 
-@dataclass(frozen=True)
-class JudgeOptions:
-    """How the judges are made.
-
-    Args:
-        recipe: of the LSTM judge, or its name; None for the one of the corpus.
-        seed: of the LSTM judge and of the bootstrap.
-        device, precision, cache, observe, max_epochs, max_minutes: as `LstmJudge.train` takes them.
-        lmplz: KenLM's estimator, as `find_lmplz` takes it.
-    """
-
-    recipe: Recipe | str | None = None
-    seed: int = 0
-    device: str = "cpu"
-    precision: Any = "auto"
-    cache: Path | None = None
-    observe: Any = None
-    max_epochs: int | None = None
-    max_minutes: float | None = None
-    lmplz: str | None = None
-
-
-def recipe_for(data: str) -> Recipe:
-    """The LSTM judge's recipe for a corpus: its own where there is one, else that of PTB."""
-    return RECIPES.get(f"{LSTM}-{data}") or get_recipe(f"{LSTM}-ptb")
-
-
 def calibrate(
     train: Corpus | Sentences,
     valid: Corpus | Sentences,
@@ -120,6 +93,7 @@ def calibrate(
     *,
     data: str,
     judges: Sequence[str] = JUDGES,
+    seed: int = 0,
     options: JudgeOptions | None = None,
 ) -> Iterator[RealRow]:
     """The real row of each judge, as it is ready.
@@ -130,7 +104,8 @@ def calibrate(
         test: the real test split.
         data: name of the corpus, for signatures and known figures.
         judges: names.
-        options: how the judges are made.
+        seed: of the LSTM judge and of the bootstrap.
+        options: how the judges are made; `data` says which recipe the LSTM judge has.
 
     Raises:
         UsageError: there is no such judge.
@@ -142,7 +117,8 @@ def calibrate(
     texts = [_corpus(text, role) for text, role in ((train, "train"), (valid, "valid"), (test, "test"))]
     for text in texts:
         text.require_words()
-    return (_real_row(name, texts[0], texts[1], texts[2], data, options or JudgeOptions()) for name in judges)
+    options = dataclasses.replace(options or JudgeOptions(), data=data)
+    return (_real_row(name, texts, seed, options) for name in judges)
 
 
 def _corpus(text: Corpus | Sentences, role: str) -> Corpus:
@@ -151,15 +127,16 @@ def _corpus(text: Corpus | Sentences, role: str) -> Corpus:
     return Corpus(text, None if isinstance(text, str | os.PathLike) else role, unknown=UNKNOWN)
 
 
-def _real_row(name: str, train: Corpus, valid: Corpus, test: Corpus, data: str, options: JudgeOptions) -> RealRow:
+def _real_row(name: str, texts: Sequence[Corpus], seed: int, options: JudgeOptions) -> RealRow:
+    train, valid, test = texts
     vocabulary = Vocabulary.from_sentences(train)
     sentences = sum(1 for _ in train)
-    judge, curve = _judge(name, train, valid, vocabulary, data, options)
+    judge = train_judge(PROTOCOLS[name], train, valid, vocabulary, options, seed)
     scores = judge.score(test)
     signature = Signature(
         {
             "metric": "real-row",
-            "data": data,
+            "data": options.data,
             "train": train.sha256[:SHORT],
             **({} if name == KENLM else {"valid": valid.sha256[:SHORT]}),
             "test": test.sha256[:SHORT],
@@ -169,43 +146,18 @@ def _real_row(name: str, train: Corpus, valid: Corpus, test: Corpus, data: str, 
             "vocabulary": f"train-{len(vocabulary)}",
             "eos": "yes",
             "interval": "bootstrap-1000",
-            "seed": options.seed,
+            "seed": seed,
             "version": __version__,
         }
     )
     details = {
         "tokens": scores.total_tokens,
         "vocabulary": len(vocabulary),
-        "known": _known(data, name, train, sentences, scores.perplexity),
+        "known": _known(options.data, name, train, sentences, scores.perplexity),
         "judge": judge.settings,
-        "curve": curve,
+        "curve": list(getattr(judge, "curve", ())),
     }
-    return RealRow(name, scores.perplexity, bootstrap.interval(scores, seed=options.seed), signature, details)
-
-
-def _judge(
-    name: str, train: Corpus, valid: Corpus, vocabulary: Vocabulary, data: str, options: JudgeOptions
-) -> tuple[Judge, list[dict[str, Any]]]:
-    if name == KENLM:
-        from textebm.lm_eval.ngram import NgramJudge, find_lmplz
-
-        return NgramJudge.train(train, vocabulary, 5, find_lmplz(options.lmplz)), []
-    from textebm.lm_eval.neural import LstmJudge
-
-    judge = LstmJudge.train(
-        train,
-        vocabulary,
-        options.recipe or recipe_for(data),
-        seed=options.seed,
-        held_out=valid,
-        device=options.device,
-        precision=options.precision,
-        cache=options.cache,
-        observe=options.observe,
-        max_epochs=options.max_epochs,
-        max_minutes=options.max_minutes,
-    )
-    return judge, list(judge.curve)
+    return RealRow(name, scores.perplexity, bootstrap.interval(scores, seed=seed), signature, details)
 
 
 def _known(data: str, name: str, train: Corpus, sentences: int, score: float) -> dict[str, Any]:

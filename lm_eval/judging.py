@@ -4,12 +4,11 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from textebm.errors import UsageError
-from textebm.home import home
 from textebm.lm_eval.corpus import Corpus, Vocabulary
 from textebm.lm_eval.judge import Judge
 from textebm.lm_eval.ngram import NgramJudge, find_lmplz
@@ -27,8 +26,10 @@ class JudgeOptions:
     Args:
         lmplz: KenLM's estimator, as `find_lmplz` takes it.
         recipe: of a neural judge, in place of the protocol's own.
-        epochs: training of a neural judge ends after so many.
+        epochs: training of a neural judge ends after so many in all.
+        minutes: it ends after so many, at the end of an epoch; the next time it goes on.
         device: of a neural judge.
+        precision: of the products in its training; `auto` for bf16 where the device has it.
         cache: folder of trained neural judges; TEXTEBM_HOME/judges by default.
         observe: told what happens while a neural judge is trained.
         data: name of the corpus, by which a recipe has its size.
@@ -38,7 +39,9 @@ class JudgeOptions:
     lmplz: str | None = None
     recipe: str | None = None
     epochs: int | None = None
+    minutes: float | None = None
     device: str = "cpu"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     cache: Path | None = None
     observe: Observe | None = None
     data: str = ""
@@ -74,7 +77,7 @@ def train_judge(
 
         return CausalJudge.load(options.judge_model or "", vocabulary, device=options.device)
     try:
-        from textebm.lm_eval.neural import LstmJudge
+        from textebm.lm_eval.neural import LstmJudge, judge_folder
     except ImportError as error:
         raise UsageError(f"{protocol.name} has a neural judge, which needs torch: {error}") from None
     from textebm.lm_eval.recipes import get_recipe
@@ -86,9 +89,11 @@ def train_judge(
         seed=seed,
         held_out=held_out,
         device=options.device,
-        cache=options.cache or home() / "judges",
+        precision=options.precision,
+        cache=options.cache or judge_folder(),
         observe=options.observe,
         max_epochs=options.epochs,
+        max_minutes=options.minutes,
     )
 
 

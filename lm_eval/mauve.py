@@ -5,6 +5,7 @@ share nothing. A feature is the state of the judge's last layer after a sentence
 features and on the number of sentences: compare figures of one report only.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from textebm.errors import UsageError
 from textebm.lm_eval.diversity import subsample
+from textebm.lm_eval.judging import train_judge
+from textebm.lm_eval.protocols import LSTM_SENTENCE
 
 if TYPE_CHECKING:
     from textebm.lm_eval.neural import LstmJudge
@@ -57,23 +60,16 @@ def against_test(real: "Real", size: int, seed: int, recipe: str) -> tuple[Calla
 
 
 def _judge(real: "Real", recipe: str, seed: int) -> "LstmJudge":
-    from textebm.lm_eval.neural import LstmJudge, judge_folder
+    from textebm.lm_eval.neural import LstmJudge
 
     if real.protocol.judge == "lstm":
         own = real.judges[0]
         if isinstance(own, LstmJudge) and own.recipe.name == recipe:
             return own
-    return LstmJudge.train(
-        real.train,
-        real.vocabulary,
-        recipe,
-        seed=seed,
-        held_out=real.valid,
-        device=real.settings.device,
-        cache=real.settings.judge_cache or judge_folder(),
-        observe=real.settings.observe,
-        max_epochs=real.settings.judge_epochs,
-    )
+    options = dataclasses.replace(real.settings.judge_options, recipe=recipe)
+    judge = train_judge(LSTM_SENTENCE, real.train, real.valid, real.vocabulary, options, seed)
+    assert isinstance(judge, LstmJudge)  # the protocol's
+    return judge
 
 
 def features(judge: "LstmJudge", sentences: Sequence[str]) -> NDArray[np.float32]:

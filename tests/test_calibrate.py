@@ -9,10 +9,12 @@ import pytest
 
 from textebm.errors import DataError, UsageError
 from textebm.lm_eval import calibration
-from textebm.lm_eval.calibration import KNOWN, JudgeOptions, KnownValue, calibrate, recipe_for
+from textebm.lm_eval.calibration import KNOWN, KnownValue, calibrate
 from textebm.lm_eval.corpus import Corpus, Vocabulary
+from textebm.lm_eval.judging import JudgeOptions
 from textebm.lm_eval.neural import LstmJudge
 from textebm.lm_eval.ngram import NgramJudge
+from textebm.lm_eval.protocols import LSTM_SENTENCE
 from textebm.lm_eval.signature import Signature
 
 
@@ -126,7 +128,7 @@ class TestCommand:
 
 class TestKnownFigures:
     def rows(self, data: str, train: list[str], **options: Any) -> list[dict[str, Any]]:
-        settings = JudgeOptions(recipe="tiny", lmplz="built-in", max_epochs=1, **options)
+        settings = JudgeOptions(recipe="tiny", lmplz="built-in", epochs=1, **options)
         return [row.as_dict() for row in calibrate(train, ["a b"], ["b a"], data=data, options=settings)]
 
     def test_are_withheld_from_other_training_splits(self) -> None:
@@ -143,9 +145,9 @@ class TestKnownFigures:
             assert known["perplexity"] == 5.0
             assert known["difference"] == pytest.approx(row["score"] / 5 - 1)
 
-    def test_recipes(self) -> None:
-        assert recipe_for("snli").name == "lstm-sentence-snli"
-        assert recipe_for("my-corpus").name == "lstm-sentence-ptb"
+    @pytest.mark.parametrize(("data", "recipe"), [("snli", "lstm-sentence-snli"), ("my-corpus", "lstm-sentence-ptb")])
+    def test_the_recipe_is_that_of_the_corpus_or_of_ptb(self, data: str, recipe: str) -> None:
+        assert LSTM_SENTENCE.recipe_for(data) == recipe
 
     def test_bad_use(self) -> None:
         with pytest.raises(UsageError, match="no judge 'x'"):

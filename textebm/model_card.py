@@ -7,7 +7,6 @@ has the figures that were measured and no others; each score stands with the sig
 import dataclasses
 import html
 import json
-import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from textebm._version import __version__
 from textebm.config import Config, to_dict
 from textebm.data.sources import HUB_PREFIX
 from textebm.errors import DataError, UsageError
+from textebm.plain_json import is_finite
 from textebm.report import OF_SCORES, OF_VALID, describe_data, describe_model, scores_of
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def write(
         DataError: a file of results is no JSON.
     """
     options = options or CardOptions()
-    scores = [score for score in scores_of(origin.run_dir, options.results) if _is_finite(score["score"])]
+    scores = [score for score in scores_of(origin.run_dir, options.results) if is_finite(score["score"])]
     drawn = _sentences(model, tokenizer, options) if tokenizer is not None else []
     pictured = tokenizer is None and _draw(model, target / PICTURE, options.seed)
     whole_files.write_text(target / CARD, _render(model, origin, name, options, scores, drawn, pictured) + "\n")
@@ -176,7 +176,7 @@ def _render(
         facts=[(key, value) for key, value in _facts(model, origin) if value],
         corpus=_about_corpus(origin),
         settings=None if origin.config is None else json.dumps(to_dict(origin.config), indent=2, ensure_ascii=False),
-        valid=[(of, f"{origin.valid[key]:.4g}") for key, of in OF_VALID.items() if _is_finite(origin.valid.get(key))],
+        valid=[(of, f"{origin.valid[key]:.4g}") for key, of in OF_VALID.items() if is_finite(origin.valid.get(key))],
         step=origin.progress.step,
         scores=[_score_in_words(score) for score in scores],
         samples=drawn,
@@ -292,7 +292,3 @@ def as_block(text: str) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

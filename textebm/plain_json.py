@@ -42,6 +42,11 @@ def read(path: Path, refused: type[Exception]) -> Any:  # noqa: ANN401 (whatever
         raise refused(f"{path} cannot be read as JSON: {error}") from None
 
 
+def is_finite(value: object) -> bool:
+    """Whether what JSON holds is a number that can be shown."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def finite(value: Any) -> Any:  # noqa: ANN401 (whatever is to be written)
     """The same, with None in the place of each number that JSON does not have: infinities, and what is no number."""
     if isinstance(value, Mapping):

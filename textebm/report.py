@@ -11,7 +11,6 @@ cannot be shown (the data are not on this machine, a package is missing) is said
 import dataclasses
 import io
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from textebm.charts import Chart, Line, learning_charts, thinned
 from textebm.config import Config, flat
 from textebm.errors import CheckpointError, DataError, TextebmError, UsageError
 from textebm.lm_eval import compare, tables
+from textebm.plain_json import is_finite
 
 if TYPE_CHECKING:
     from textebm.analysis import Transition
@@ -714,14 +714,10 @@ def _beside_published(scores: Sequence[dict[str, Any]]) -> tuple[list[Table], li
 
 def _figures(run: _Run, results: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """The numbers that one looks for first."""
-    figures = [(name, _short(run.best[key])) for key, name in OF_VALID.items() if _is_finite(run.best.get(key))]
-    scores = [score for result in results for score in _every_score(result) if _is_finite(score["score"])]
+    figures = [(name, _short(run.best[key])) for key, name in OF_VALID.items() if is_finite(run.best.get(key))]
+    scores = [score for result in results for score in _every_score(result) if is_finite(score["score"])]
     named = [(OF_SCORES.get(score["metric"], score["metric"]), _short(score["score"])) for score in _distinct(scores)]
     return figures + named
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _short(value: float) -> str:

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textebm import options
@@ -22,28 +21,28 @@ def calibrate(arguments: Sequence[str]) -> int:
     from textebm.data.registry import SPLITS
     from textebm.lm_eval import calibration
     from textebm.lm_eval.corpus import Corpus as Text
+    from textebm.lm_eval.judging import JudgeOptions
     from textebm.lm_eval.recipes import get_recipe
 
-    recipe = None if chosen.recipe is None else get_recipe(chosen.recipe)
+    if chosen.recipe is not None:
+        get_recipe(chosen.recipe)  # before a text is read
     corpus = find_corpus(chosen.data, chosen.data_dir, None)
     train, valid, test = (Text(corpus.sentences(split), split) for split in SPLITS)
     names = calibration.JUDGES if chosen.judge == "all" else (chosen.judge,)
     device = str(choose_device(chosen.device)) if calibration.LSTM in names else "cpu"  # n-grams are counted there
     started, commit = time.monotonic(), hardware.commit()
     with JudgeView() as view:
-        settings = calibration.JudgeOptions(
-            recipe,
-            chosen.seed,
-            device,
-            chosen.precision,
-            _judge_folder(),
-            view,
-            chosen.epochs,
-            chosen.max_minutes,
-            chosen.lmplz,
+        how = JudgeOptions(
+            lmplz=chosen.lmplz,
+            recipe=chosen.recipe,
+            epochs=chosen.epochs,
+            minutes=chosen.max_minutes,
+            device=device,
+            precision=chosen.precision,
+            observe=view,
         )
-        rows = []
-        for row in calibration.calibrate(train, valid, test, data=corpus.name, judges=names, options=settings):
+        rows, texts = [], (train, valid, test)
+        for row in calibration.calibrate(*texts, data=corpus.name, judges=names, seed=chosen.seed, options=how):
             view.close()
             say(_describe_real_row(row))
             rows.append(row)
@@ -53,12 +52,6 @@ def calibrate(arguments: Sequence[str]) -> int:
     result = _calibration_result(chosen, arguments, rows, commit, device, time.monotonic() - started)
     write(json.dumps(result, indent=2), chosen.output)
     return 0
-
-
-def _judge_folder() -> Path:
-    from textebm.lm_eval.neural import judge_folder
-
-    return judge_folder()
 
 
 def _calibration_result(

@@ -40,6 +40,20 @@ class DiagonalGaussian(NamedTuple):
         return 0.5 * (moment - 1 - self.log_variance + math.log(variance))
 
 
+def drop(values: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    """Dropout whose mask has a source of its own: `share` of the values is 0, the others make up for them.
+
+    Args:
+        values: any shape.
+        share: from 0 to below 1.
+        generator: of the mask, on the device of the values; None: nothing is dropped.
+    """
+    if generator is None or share == 0:
+        return values
+    kept = torch.rand(values.shape, generator=generator, device=values.device, dtype=values.dtype) >= share
+    return values * kept / (1 - share)
+
+
 class SentenceEncoder(nn.Module):
     """q(z|x) of sentences, by an LSTM or a GRU in both directions."""
 
@@ -79,7 +93,7 @@ class SentenceEncoder(nn.Module):
             self._last_states(x.targets.flatten()[positions], suffix, packing, places.last, dropout, precision)
             for positions, suffix in ((packing.positions, ""), (places.reversed, "_reverse"))
         ]
-        states = self._drop(torch.cat(ends, 1)[packing.inverse], dropout)  # (batch, 2 hidden)
+        states = drop(torch.cat(ends, 1)[packing.inverse], self.config.dropout, dropout)  # (batch, 2 hidden)
         mean, log_variance = self.output(states).chunk(2, dim=1)
         return DiagonalGaussian(mean, log_variance)
 
@@ -97,7 +111,7 @@ class SentenceEncoder(nn.Module):
         entry, recurrent, bias, recurrent_bias = (getattr(self.rnn, name + suffix) for name in names)
         is_gru = self.config.cell == "gru"
         dtype = softmax.product_dtype(precision, recurrent)
-        embedded = self._drop(self.embedding(words), dropout)
+        embedded = drop(self.embedding(words), self.config.dropout, dropout)
         start = embedded.new_zeros(len(last), self.hidden_dim)
         states = recurrence.differentiable(
             self.config.cell,
@@ -111,13 +125,6 @@ class SentenceEncoder(nn.Module):
             recurrent_bias if is_gru else None,
         )
         return states[last]
-
-    def _drop(self, values: Tensor, dropout: torch.Generator | None) -> Tensor:
-        share = self.config.dropout
-        if dropout is None or share == 0:
-            return values
-        kept = torch.rand(values.shape, generator=dropout, device=values.device, dtype=values.dtype) >= share
-        return values * kept / (1 - share)
 
 
 class _Places(NamedTuple):

@@ -9,12 +9,12 @@ import dataclasses
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from textebm.config import ConvolutionConfig, EncoderConfig
 from textebm.model import softmax
 from textebm.model.convolutional import activate, initialise, layers
-from textebm.model.encoder import DiagonalGaussian
+from textebm.model.encoder import DiagonalGaussian, drop
 from textebm.model.image_batch import ImageBatch, ImageShape
 
 
@@ -56,13 +56,6 @@ class ImageEncoder(nn.Module):
         with nullcontext() if narrow is None else torch.autocast(features.device.type, narrow):
             for convolution in self.convolutions:
                 features = activate(self.activation, convolution(features))
-        flat = self._drop(features.flatten(1).to(self.output.weight.dtype), dropout)
+        flat = drop(features.flatten(1).to(self.output.weight.dtype), self.config.dropout, dropout)
         mean, log_variance = self.output(flat).chunk(2, dim=1)
         return DiagonalGaussian(mean, log_variance)
-
-    def _drop(self, values: Tensor, dropout: torch.Generator | None) -> Tensor:
-        share = self.config.dropout
-        if dropout is None or share == 0:
-            return values
-        kept = torch.rand(values.shape, generator=dropout, device=values.device, dtype=values.dtype) >= share
-        return values * kept / (1 - share)
