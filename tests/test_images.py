@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from textebm import checkpoint, evaluation, image_generation
+from textebm import checkpoint, evaluation, given_images, image_generation, png
 from textebm.cli import main
 from textebm.config import load_config
 from textebm.lm_eval.signature import KNOWN, Signature
@@ -217,7 +217,7 @@ class TestTraining:
     def test_without_pillow_a_run_does_not_begin(
         self, tiny: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(image_generation, "find_spec", lambda name: None)
+        monkeypatch.setattr(png, "find_spec", lambda name: None)
         done = command("train", "--config", tiny, "--run-dir", "run")
         assert done.code == 2
         assert "pip install 'textebm[images]'" in done.err
@@ -354,7 +354,7 @@ class TestCommands:
         square[:, 5:15] = 255
         Image.fromarray(square).save(tmp_path / "other.png")
         shape = ImageShape(3, 8, 8)
-        authors, centre = (image_generation.Pictures([tmp_path], shape, crop) for crop in ("authors", "centre"))
+        authors, centre = (given_images.Pictures([tmp_path], shape, crop) for crop in ("authors", "centre"))
         assert authors.pixels.min() == 255
         assert centre.pixels[0].min() < 255
         assert torch.equal(authors.pixels[1], centre.pixels[1])
@@ -363,11 +363,11 @@ class TestCommands:
     def test_the_crop_of_a_named_set_is_its_own(self, data: str, crop: str | None, found: str, run: Path) -> None:
         folder = checkpoint.pointed_at(run, "last")
         assert folder is not None
-        assert image_generation.crop_of(folder) == "centre"
+        assert given_images.crop_of(folder) == "centre"
         config, progress = checkpoint.read_run(folder)
         config = dataclasses.replace(config, data=data, images=dataclasses.replace(config.images, crop=crop))
         with mock.patch.object(checkpoint, "read_run", lambda folder: (config, progress)):
-            assert image_generation.crop_of(folder) == found
+            assert given_images.crop_of(folder) == found
 
     def test_interpolate_makes_lines(self, run: Path, pictures: Path, command, tmp_path: Path) -> None:
         done = command("interpolate", "--model", run, "--lines", 2, "--points", 5, "--output", "lines.png")
@@ -425,16 +425,16 @@ class TestFiles:
     def test_a_pixel_of_8_bits_comes_back_as_it_was(self) -> None:
         values = torch.arange(256, dtype=torch.float32)
         pixels = (values / 127.5 - 1).view(1, 1, 16, 16)
-        assert torch.equal(image_generation.to_bytes(pixels).flatten().float(), values)
+        assert torch.equal(png.to_bytes(pixels).flatten().float(), values)
         outside = torch.tensor([-3.0, 3.0]).view(1, 1, 1, 2)
-        assert image_generation.to_bytes(outside).flatten().tolist() == [0, 255]
+        assert png.to_bytes(outside).flatten().tolist() == [0, 255]
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_a_grid_holds_each_image_in_its_place(self, channels: int) -> None:
         pixels = torch.rand(5, channels, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        whole = image_generation.grid(pixels, columns=3)
+        whole = png.grid(pixels, columns=3)
         assert whole.shape[:2] == (10, 16)
-        for place, image in enumerate(image_generation.to_bytes(pixels)):
+        for place, image in enumerate(png.to_bytes(pixels)):
             top, left = place // 3 * 6, place % 3 * 6
             found = whole[top : top + 4, left : left + 4].reshape(4, 4, channels)
             assert np.array_equal(found, image.permute(1, 2, 0).numpy())

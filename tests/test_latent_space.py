@@ -18,7 +18,7 @@ from textebm.commands.latent_space import parse_terms
 from textebm.config import Config, ConvolutionConfig, GeneratorConfig, InferenceConfig, PriorConfig, to_dict
 from textebm.data.text import EncodedText
 from textebm.errors import DataError, UsageError
-from textebm.image_generation import Given
+from textebm.given_images import Given
 from textebm.latent_space import Posterior
 from textebm.model.image_batch import ImageShape
 from textebm.model.latent_model import LatentModel, ModelConfig

@@ -13,7 +13,7 @@ import torch
 from textebm import evaluation, generation, latent_space, marginal, scoring
 from textebm.config import ConvolutionConfig, GeneratorConfig, InferenceConfig, PriorConfig
 from textebm.errors import CheckpointError, DataError
-from textebm.image_generation import Given
+from textebm.given_images import Given
 from textebm.marginal import Settings
 from textebm.model import ais
 from textebm.model.ais import Plan

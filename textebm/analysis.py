@@ -23,7 +23,6 @@ from textebm.data.vocabulary import decode as to_text
 from textebm.errors import UsageError
 from textebm.generation import WRITTEN_AT_ONCE
 from textebm.image_generation import BATCH as PAINTED_AT_ONCE
-from textebm.image_generation import to_bytes
 from textebm.lm_eval import scores as text_scores
 from textebm.lm_eval.protocols import HEADLINE_DECODING
 from textebm.model import langevin
@@ -32,6 +31,7 @@ from textebm.model.latent_model import LatentModel
 from textebm.model.metropolis import Point
 from textebm.model.random import stream
 from textebm.model.short_run import visits
+from textebm.png import to_bytes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,36 +1,26 @@
-"""From a trained model to images: generation, reconstruction, interpolation, and PNG files of them."""
+"""From a trained model to images: generation, reconstruction, interpolation."""
 
 import dataclasses
-import hashlib
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm import checkpoint, whole_files
+from textebm import checkpoint
 from textebm.data.dataset import Dataset
-from textebm.data.image_decoding import Crop, FittingOfAny, Picture
-from textebm.data.image_files import ARCHIVE_ENDINGS, IMAGE_ENDINGS, is_image, open_container
-from textebm.data.images import as_batch, chosen_crop, consecutive
-from textebm.errors import DataError, UsageError
 from textebm.model.generators import Batch
-from textebm.model.image_batch import ImageBatch, ImageShape
+from textebm.model.image_batch import ImageBatch
 from textebm.model.latent_model import LatentModel
 from textebm.model.random import stream
 from textebm.processes import ALONE, World
 
 BATCH = 256
 """Images worked on at once; part of what a seed means, since each batch has its own random streams."""
-BORDER = 2
-"""Pixels between the images of a grid."""
 
 Pixels = Float[Tensor, "images channels height width"]
 
@@ -45,91 +35,6 @@ def load(folder: Path, device: torch.device | str = "cpu") -> LatentModel:
     model = checkpoint.load_model(folder, device)
     _ = model.painter
     return model
-
-
-class Given:
-    """Images in memory as a data set."""
-
-    def __init__(self, pixels: UInt8[Tensor, "images channels height width"] | Pixels) -> None:
-        """Take them as they are.
-
-        Args:
-            pixels: 8-bit values, or numbers in [−1, 1].
-        """
-        self.pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def batch(self, rows: NDArray[np.int64]) -> ImageBatch:
-        """The images of these rows, in the order given."""
-        some = self.pixels[torch.from_numpy(rows)]
-        return as_batch(some.numpy()) if some.dtype == torch.uint8 else ImageBatch(some)
-
-    def groups(self, rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-        """Places in `rows` of the images that are worked on together: `size` in a row."""
-        return consecutive(len(rows), size)
-
-
-class Pictures(Given):
-    """Pictures in files, decoded, cropped and resized as those that a model has learned from."""
-
-    def __init__(self, paths: Iterable[Path], shape: ImageShape, crop: Crop = "centre") -> None:
-        """Read them.
-
-        Args:
-            paths: each of a picture, of a folder with pictures in it and in the folders in it, or of an archive.
-            shape: of the images that they become.
-            crop: what is kept of images of CelebA; of other pictures it is the largest centred square.
-
-        Raises:
-            DataError: one is missing or no picture, or there is none.
-        """
-        fitting, found = FittingOfAny(shape, crop), []
-        self.names: list[str] = []
-        """Of the pictures' files."""
-        self.converted: Counter[str] = Counter()
-        """Pictures that had another mode than grey or colour of 8 bits, as is wanted, by Pillow's name of it."""
-        for path in paths:
-            for picture in _pictures_in(path):
-                pixels, mode = fitting.fit(picture)
-                self.names.append(picture.name)
-                self.converted.update([] if mode is None else [mode])
-                found.append(pixels)
-        super().__init__(torch.from_numpy(np.stack(found)))
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the pixels, as hexadecimal digits."""
-        return hashlib.sha256(self.pixels.numpy().tobytes()).hexdigest()
-
-
-def _pictures_in(path: Path) -> Iterator[Picture]:
-    """A picture, or those of a folder or an archive, sorted by name; each is read when it is asked for."""
-    if not path.is_dir() and not path.name.lower().endswith(ARCHIVE_ENDINGS):
-        try:
-            yield Picture(str(path), path.read_bytes())
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from None
-        return
-    files = open_container(path)
-    names = [name for name in files.names() if is_image(name)]
-    if not names:
-        raise DataError(f"{path} holds no picture ({', '.join(IMAGE_ENDINGS)})")
-    for name in names:
-        yield Picture(str(path / name), files.read(name))
-
-
-def crop_of(folder: Path) -> Crop:
-    """What was kept of the pictures that a model has learned from; nothing is known of a model without its run.
-
-    Args:
-        folder: the model's.
-    """
-    if not (folder / checkpoint.RUN).exists():
-        return "centre"
-    config, _ = checkpoint.read_run(folder)
-    return chosen_crop(config.data, config.images.crop)
 
 
 class Generated(NamedTuple):
@@ -248,71 +153,3 @@ def interpolate(model: LatentModel, ends: ImageBatch, points: int = 9, seed: int
     weights = torch.linspace(0, 1, points, device=z.device)[:, None]
     between = (first * (1 - weights) + last * weights).flatten(0, 1)
     return torch.cat([model.paint(part).float().cpu() for part in torch.split(between, BATCH)])
-
-
-def to_bytes(pixels: Pixels) -> UInt8[Tensor, "images channels height width"]:
-    """Pixels in [−1, 1] as 0 … 255: where 8-bit values became them, the same values."""
-    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def grid(pixels: Pixels, columns: int | None = None) -> NDArray[np.uint8]:
-    """Images side by side, row by row, with a white border between them.
-
-    Args:
-        pixels: in [−1, 1].
-        columns: images in a row (default: about as many as there are rows).
-
-    Returns:
-        (height, width) of grey images or (height, width, 3).
-    """
-    n, channels, height, width = pixels.shape
-    columns = columns or math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    whole = np.full((rows * (height + BORDER) - BORDER, columns * (width + BORDER) - BORDER, channels), 255, np.uint8)
-    for place, image in enumerate(to_bytes(pixels).permute(0, 2, 3, 1).numpy()):
-        top, left = place // columns * (height + BORDER), place % columns * (width + BORDER)
-        whole[top : top + height, left : left + width] = image
-    return whole[:, :, 0] if channels == 1 else whole
-
-
-def write_grid(path: Path, pixels: Pixels, columns: int | None = None) -> None:
-    """Write images side by side as one PNG file (see `grid`), whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    _write_png(path, grid(pixels, columns))
-
-
-def write_images(folder: Path, pixels: Pixels, first: int = 0) -> None:
-    """Write images as PNG files of their own into a folder, made if need be: 00000.png, 00001.png, …
-
-    Args:
-        folder: where to.
-        pixels: in [−1, 1].
-        first: number of the first one.
-
-    Raises:
-        OSError: one cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(pixels, start=first):
-        _write_png(folder / f"{number:05}.png", grid(image[None]))
-
-
-def require_pillow() -> None:
-    """Check that PNG files can be written.
-
-    Raises:
-        UsageError: Pillow is not installed.
-    """
-    if find_spec("PIL") is None:
-        raise UsageError("PNG files need Pillow: pip install 'textebm[images]'")
-
-
-def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    require_pillow()
-    from PIL import Image
-
-    with whole_files.appearing(path, synced=False) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG")

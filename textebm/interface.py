@@ -21,7 +21,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from textebm import analysis, checkpoint, generation, hardware, image_generation, latent_space, scoring, sharing
+from textebm import (
+    analysis,
+    checkpoint,
+    generation,
+    given_images,
+    hardware,
+    image_generation,
+    latent_space,
+    scoring,
+    sharing,
+)
 from textebm.errors import UsageError
 from textebm.latent_space import CHAINS, Arithmetic, LatentMap, Method, Neighbour
 from textebm.marginal import Settings
@@ -577,23 +587,23 @@ class ImageEBM(LatentEBM):
         _not_negative(seed=seed)
         data = self._data(x)
         numbers = [str(number) for number in range(len(data))]
-        names = data.names if isinstance(data, image_generation.Pictures) else numbers
+        names = data.names if isinstance(data, given_images.Pictures) else numbers
         return scoring.score_images(self.model, data, names, seed, chains=chains, steps=steps)
 
-    def _data(self, x: Images | Sequence[str | Path]) -> image_generation.Given:
+    def _data(self, x: Images | Sequence[str | Path]) -> given_images.Given:
         """Images as a data set."""
         x = [x] if isinstance(x, str | Path) else x
         shape = self.model.painter.shape
         if len(x) == 0:
             raise UsageError("there is no image")
         if not isinstance(x, Tensor):
-            return image_generation.Pictures(map(Path, x), shape, image_generation.crop_of(self.folder))
+            return given_images.Pictures(map(Path, x), shape, given_images.crop_of(self.folder))
         wanted = (shape.channels, shape.height, shape.width)
         if tuple(x.shape[1:]) != wanted:
             raise UsageError(f"the images are {tuple(x.shape)}: this model's are (n, {', '.join(map(str, wanted))})")
         if not ((x >= 0) & (x <= 1)).all():
             raise UsageError(f"pixels must be in [0, 1], and these are in [{float(x.min()):g}, {float(x.max()):g}]")
-        return image_generation.Given(x.float().cpu() * 2 - 1)
+        return given_images.Given(x.float().cpu() * 2 - 1)
 
 
 KINDS: dict[str, type[TextEBM] | type[ImageEBM]] = {"recurrent": TextEBM, "convolutional": ImageEBM}

@@ -271,14 +271,14 @@ def _draw(model: "LatentModel", path: Path, seed: int) -> bool:
     """Draw images of a model, where Pillow is installed; whether that was done."""
     import torch
 
-    from textebm import image_generation
+    from textebm import image_generation, png
 
     try:
-        image_generation.require_pillow()
+        png.require_pillow()
     except UsageError:
         return False
     drawn = [part.images for part in image_generation.generate(model, IMAGES, seed)]
-    image_generation.write_grid(path, torch.cat(drawn))
+    png.write_grid(path, torch.cat(drawn))
     return True
 
 

@@ -458,10 +458,10 @@ def _pairs(run: _Run, data: "Dataset") -> Picture:
 def _picture(pixels: Any, alternative: str, columns: int | None = None) -> Picture:  # noqa: ANN401
     from PIL import Image
 
-    from textebm import image_generation
+    from textebm import png
 
     written = io.BytesIO()
-    image = Image.fromarray(image_generation.grid(pixels, columns))
+    image = Image.fromarray(png.grid(pixels, columns))
     image.save(written, format="PNG")
     return Picture(alternative, written.getvalue(), image.width, image.height)
 

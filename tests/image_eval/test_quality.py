@@ -36,7 +36,7 @@ def extractor(toy, toy_file: Path, home: Path) -> FeatureExtractor:
 
 
 def test_it_is_the_distance_of_the_images_that_generate_makes(model, extractor) -> None:
-    from textebm import image_generation
+    from textebm import image_generation, png
 
     judge = analysis.image_judge(REAL, extractor, {"data": "squares", "against": "train"})
     curve = analysis.quality_curve(model, judge, steps=(0, 5, 9), samples=50, seed=3)
@@ -44,7 +44,7 @@ def test_it_is_the_distance_of_the_images_that_generate_makes(model, extractor) 
     assert curve.real is None
     for point, steps in zip(curve.points, (0, None, 9), strict=True):  # None: as in training, which is 5
         (made,) = image_generation.generate(model, 50, 3, steps)
-        drawn = ArrayImages("drawn", image_generation.to_bytes(made.images).numpy())
+        drawn = ArrayImages("drawn", png.to_bytes(made.images).numpy())
         facts = {"data": "squares", "against": "train"} | ({} if steps is None else {"prior-steps": str(steps)})
         known = frechet_score(drawn, REAL, extractor, Settings(others=False), facts=facts)
         assert point.score == pytest.approx(known.score, rel=1e-3)

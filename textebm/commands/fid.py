@@ -68,7 +68,7 @@ def _drawn(chosen: options.Fid, folder: Path | None, device: "torch.device") -> 
     """Images that a model draws, the means of latents from the prior chain, and what the signature says of them."""
     import torch
 
-    from textebm import generation, image_generation
+    from textebm import generation, image_generation, png
     from textebm.image_eval.images import ArrayImages
 
     assert folder is not None  # it was looked for, where there are no --samples
@@ -77,7 +77,7 @@ def _drawn(chosen: options.Fid, folder: Path | None, device: "torch.device") -> 
     model, n, parts = image_generation.load(folder, device), chosen.n or DRAWN, []
     with progress_bar(n, "image", what="drawing") as bar:
         for part in image_generation.generate(model, n, chosen.seed, chosen.prior_steps):
-            parts.append(image_generation.to_bytes(part.images))
+            parts.append(png.to_bytes(part.images))
             bar.update(len(part.images))
     steps = generation.other_chain(model, chosen.prior_steps)
     return ArrayImages("drawn", torch.cat(parts).numpy()), {} if steps is None else {"prior-steps": str(steps)}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from textebm.data.dataset import Dataset
     from textebm.data.images import EncodedImages
     from textebm.data.registry import Split
-    from textebm.image_generation import Pictures
+    from textebm.given_images import Pictures
     from textebm.model.latent_model import LatentModel
 
 IMAGES = 64
@@ -32,7 +32,7 @@ def generate(chosen: options.Generate, folder: Path) -> int:
     """Make images from the prior."""
     import torch
 
-    from textebm import generation, image_generation
+    from textebm import generation, image_generation, png
 
     if chosen.format in ("text", "jsonl"):
         raise UsageError(f"--format {chosen.format} is of sentences, and the model makes images: --format grid or png")
@@ -51,13 +51,13 @@ def generate(chosen: options.Generate, folder: Path) -> int:
     with progress_bar(n, "image") as bar, writing(output):
         for part in drawn:
             if single:
-                image_generation.write_images(Path(output), part.images, done)
+                png.write_images(Path(output), part.images, done)
             else:
                 shown.append(part.images)
             done += len(part.images)
             bar.update(len(part.images))
         if not single:
-            image_generation.write_grid(Path(output), torch.cat(shown))
+            png.write_grid(Path(output), torch.cat(shown))
     say(f"{n:,} images: {output}")
     return 0
 
@@ -81,7 +81,7 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     """Make the images of a split, or named ones, again."""
     import torch
 
-    from textebm import image_generation
+    from textebm import given_images, image_generation, png
     from textebm.evaluation import spread
     from textebm.lm_eval.signature import SHORT
 
@@ -91,7 +91,7 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     if chosen.file is not None:
         refuse(chosen, OF_A_SPLIT, "split", "data", "data_dir")
         data = pictures = named_pictures(model, folder, chosen.file)
-        kept = {"test": pictures.digest[:SHORT], "crop": image_generation.crop_of(folder)}
+        kept = {"test": pictures.digest[:SHORT], "crop": given_images.crop_of(folder)}
         facts: dict[str, Any] = {"data": Path(chosen.file).name, **kept}
     else:
         data, facts = _split(chosen.split, chosen.data, chosen.data_dir, folder)
@@ -107,7 +107,7 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     grid = chosen.grid or "reconstructions.png"
     above, below = (torch.cat(parts)[: chosen.pairs] for parts in zip(*shown, strict=True))
     with writing(grid, "--grid"):
-        image_generation.write_grid(Path(grid), *_in_pairs(above, below))
+        png.write_grid(Path(grid), *_in_pairs(above, below))
     found = _scored(torch.cat(errors).double().numpy(), model, facts | {"seed": chosen.seed})
     say(f"images above their reconstructions: {grid}")
     described = json.dumps(found, ensure_ascii=False, indent=2) if chosen.format == "json" else _describe(found)
@@ -119,7 +119,7 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
     """Make the images between pairs."""
     import numpy as np
 
-    from textebm import image_generation
+    from textebm import image_generation, png
     from textebm.evaluation import spread
     from textebm.model.image_batch import ImageBatch
 
@@ -141,7 +141,7 @@ def interpolate(chosen: options.Interpolate, folder: Path) -> int:
     pixels = image_generation.interpolate(model, ends, chosen.points, chosen.seed)
     output = chosen.output or "interpolation.png"
     with writing(output):
-        image_generation.write_grid(Path(output), pixels, chosen.points)
+        png.write_grid(Path(output), pixels, chosen.points)
     say(f"{len(rows) // 2} lines of {chosen.points} images: {output}")
     return 0
 
@@ -157,10 +157,10 @@ def named_pictures(model: "LatentModel", folder: Path, *names: str) -> "Pictures
     Raises:
         DataError: one is missing or no picture, or there is none.
     """
-    from textebm import image_generation
+    from textebm import given_images
 
-    shape, crop = model.painter.shape, image_generation.crop_of(folder)
-    pictures = image_generation.Pictures(map(Path, names), shape, crop)
+    shape, crop = model.painter.shape, given_images.crop_of(folder)
+    pictures = given_images.Pictures(map(Path, names), shape, crop)
     if pictures.converted:
         modes = ", ".join(f"{count:,} from {mode}" for mode, count in sorted(pictures.converted.items()))
         say(f"{', '.join(names)}: converted to {'grey' if shape.channels == 1 else 'colour'} of 8 bits: {modes}")

@@ -242,7 +242,7 @@ def _result(
 
 def _draw(chosen: options.Transition, details: dict[str, Any], found: "Transition") -> None:
     """Write the plot, its numbers, and the strip of images."""
-    from textebm import image_generation, pictures
+    from textebm import pictures, png
 
     if chosen.plot is not None:
         pictures.transition(details, Path(chosen.plot))
@@ -257,7 +257,7 @@ def _draw(chosen: options.Transition, details: dict[str, Any], found: "Transitio
     if found.images is not None and len(found.images):
         strip = chosen.strip or "transition.png"
         with writing(strip, "--strip"):
-            image_generation.write_grid(Path(strip), found.images.flatten(0, 1), len(found.marks))
+            png.write_grid(Path(strip), found.images.flatten(0, 1), len(found.marks))
         say(f"a row a chain, a column a mark: {strip}")
 
 

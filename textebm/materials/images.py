@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textebm import checkpoint, evaluation, image_generation
+from textebm import checkpoint, evaluation, image_generation, png
 from textebm.config import Config, ImagesConfig
 from textebm.data.images import EncodedImages, ImageCorpus, download_notice, image_batches, resolve_images
 from textebm.data.registry import SPLITS
@@ -101,7 +101,7 @@ class ImageMaterial(Material):
             UsageError: samples are to be written, and Pillow is not installed.
         """
         if config.evaluation.samples:
-            image_generation.require_pillow()
+            png.require_pillow()
         if not isinstance(corpus, ImageCorpus):
             raise DataError(f"{corpus.name} holds no images, and generator.kind is convolutional")
         return cls(config, *(corpus.encoded(split, watch) for split in SPLITS))
@@ -157,5 +157,5 @@ class ImageMaterial(Material):
         drawn = image_generation.generate(model, settings.samples, self.config.seed)
         name = Path("samples") / f"step-{step}.png"
         (run_dir / name).parent.mkdir(exist_ok=True)
-        image_generation.write_grid(run_dir / name, torch.cat([part.images for part in drawn]))
+        png.write_grid(run_dir / name, torch.cat([part.images for part in drawn]))
         return [str(name)]
