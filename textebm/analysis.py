@@ -328,7 +328,7 @@ def require_latent(model: LatentModel) -> None:
     Raises:
         UsageError: it is a plain language model.
     """
-    if not model.config.prior.dimensions:
+    if not model.has_latent:
         raise UsageError(
             "this model is a plain language model (prior.kind: none): it has no z, and so no chain to look at; give a "
             "model with a prior by --model"

@@ -139,7 +139,7 @@ def _score_batch(
     with torch.no_grad():
         conditioned = model.condition(x)
         for sample in range(samples):
-            if model.config.prior.dimensions:
+            if model.has_latent:
                 noise = stream(seed, "anomaly", number, sample, device=model.device)
                 z = model.posterior(Request(x, conditioned, model.config.inference, noise)).z
             else:  # a plain language model: its likelihood is exact

@@ -249,7 +249,7 @@ def validate(
     """
     rows = spread(len(text), sentences)
     tokens, words = int(text.lengths[rows].sum()) + len(rows), len(rows) + int(text.words(rows).sum())
-    if not model.config.prior.dimensions:
+    if not model.has_latent:
         return ExactValidation(len(rows), tokens, words, _exact_nll(model, text, rows, batch_size, world))
     figures = latent_figures(model, text, seed, rows, batch_size, prior_steps, world)
     kind = EncoderValidation if has_bound(model) else Validation
@@ -331,8 +331,7 @@ def _exact_nll(model: LatentModel, text: EncodedText, rows: NDArray[np.int64], b
 
     def score(number: int) -> Tensor:
         x = text.batch(rows[groups[number]]).to(model.device)
-        nothing = model.prior.origin.expand(x.batch_size, -1)  # (batch, 0)
-        return -model.log_prob(x, nothing).double().sum()[None]
+        return -model.log_likelihood(x).double().sum()[None]
 
     return float(_summed(score, len(groups), 1, world)) / len(rows)
 

@@ -126,13 +126,12 @@ def estimate(
     settings = settings or Settings()
     proposer = proposer or make_proposer(model, settings.fit)
     rows = evaluation.spread(len(text), sentences)
-    latent = model.config.prior.dimensions > 0
     log_means, log_likelihoods, effective = (np.zeros(len(rows)) for _ in range(3))
     starts, accepted, tokens = [], [], 0
     for batch in sequential_batches(text.lengths[rows], settings.sentences_at_once):
         x = text.batch(rows[batch]).to(model.device)
         tokens += int(x.lengths.sum())
-        if latent:
+        if model.has_latent:
             weights, acceptance, start = _weigh(model, x, rows[batch], seed, settings.samples, proposer)
             log_means[batch] = weights.log_mean().cpu().numpy()
             log_likelihoods[batch] = weights.reconstruction().cpu().numpy()
@@ -140,14 +139,13 @@ def estimate(
             starts.append(start)
             accepted.append(acceptance)
         else:
-            nothing = model.prior.origin.expand(len(batch), -1)  # (sentences, 0)
-            log_means[batch] = log_likelihoods[batch] = model.log_prob(x, nothing).double().cpu().numpy()
+            log_means[batch] = log_likelihoods[batch] = model.log_likelihood(x).double().cpu().numpy()
         tick(len(batch))
     known = [a for a in accepted if a is not None]
     return Marginal(
         log_means=log_means,
         log_likelihoods=log_likelihoods,
-        effective_samples=effective if latent else None,
+        effective_samples=effective if model.has_latent else None,
         words=1 + text.words(rows).astype(np.int64),
         tokens=tokens,
         log_normaliser=(
@@ -155,7 +153,7 @@ def estimate(
             if model.config.prior.is_tilted
             else None
         ),
-        proposal=proposer.name if latent else None,
+        proposal=proposer.name if model.has_latent else None,
         acceptance=float(np.mean(known)) if known else None,
     )
 

@@ -235,7 +235,7 @@ class _Run:
     @property
     def has_latent(self) -> bool:
         """Whether there is a z: a plain language model has none."""
-        return self.model.config.prior.dimensions > 0
+        return self.model.has_latent
 
     @property
     def name(self) -> str:

@@ -115,7 +115,7 @@ def score_sentences(
         CheckpointError: the model is broken: a figure is not finite.
     """
     text = latent_space.typed(tokenizer, sentences)
-    if model.config.prior.dimensions:
+    if model.has_latent:
         found = latent_space.posterior(model, text, seed, chains=chains, steps=steps, watch=watch)
         energies: Sequence[float | None] = _finite(found.energies.mean(1))
         log_likelihoods = _finite(found.log_likelihoods.mean(1))
@@ -193,8 +193,7 @@ def _exact(model: LatentModel, text: EncodedText, watch: Callable[[int], object]
     rows = evaluation.spread(len(text), 0)
     for places in text.groups(rows, BATCH):
         x = text.batch(places).to(model.device)
-        nothing = model.prior.origin.expand(len(places), -1)  # (batch, 0)
-        found[torch.from_numpy(places)] = model.log_prob(x, nothing).double().cpu()
+        found[torch.from_numpy(places)] = model.log_likelihood(x).double().cpu()
         watch(len(places))
     return found
 

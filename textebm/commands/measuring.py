@@ -119,7 +119,7 @@ def _use_of_latents(chosen: options.Evaluate, real: "RealText") -> dict[str, Any
     model, tokenizer = generation.load(real.folder, choose_device(chosen.device))
     text = encode(real.test, tokenizer, max_length=None, overlong="cut")
     n, seed, world = chosen.latent_sentences, chosen.seed, processes.world()
-    if not model.config.prior.dimensions:
+    if not model.has_latent:
         return {}
     scored = evaluation.validate(model, text, seed, n, prior_steps=chosen.prior_steps, world=world)
     use = evaluation.latent_use(model, text, tokenizer, seed, n, log_normaliser=chosen.log_normaliser, world=world)

@@ -51,7 +51,7 @@ def _score_text(chosen: options.Score, folder: Path) -> int:
     sentences = read_lines(chosen.file)
     model, tokenizer = generation.load(folder, choose_device(chosen.device))
     settings = Settings(samples=chosen.samples, plan=Plan(steps=chosen.ais_steps)) if chosen.samples else None
-    parts = (model.config.prior.dimensions > 0) + (settings is not None)
+    parts = model.has_latent + (settings is not None)
     with progress_bar(len(sentences) * max(1, parts), "sentence") as bar:
         scores = scoring.score_sentences(
             model, tokenizer, sentences, chosen.seed, chosen.chains, chosen.steps, settings, bar.update

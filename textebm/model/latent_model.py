@@ -137,6 +137,11 @@ class LatentModel(nn.Module):
         return DiffusionSampler(config.sampler, tells, config.prior.dimensions, config.prior.sigma)
 
     @property
+    def has_latent(self) -> bool:
+        """Whether there is a z: a plain language model has none."""
+        return self.config.prior.dimensions > 0
+
+    @property
     def method(self) -> InferenceMethod:
         """How z is inferred."""
         return inference.METHODS[self.config.inference.kind]
@@ -244,6 +249,11 @@ class LatentModel(nn.Module):
         """log p(x|z) of each sample in nats (of a sentence, its end included), without dropout, in float32."""
         with torch.no_grad():
             return self.condition(x).log_prob(z)
+
+    def log_likelihood(self, x: Batch) -> Float[Tensor, " batch"]:
+        """log p(x) of each sample in nats, exact: of a model without z."""
+        assert not self.has_latent  # whoever asks has seen to it
+        return self.log_prob(x, self.prior.origin.expand(x.batch_size, -1))
 
     def generate(
         self,
