@@ -142,9 +142,7 @@ class PackedRecurrence(ABC):
         """
         self.packing, self.rows, self.of_words = packing, packing.steps(), of_words
         self.weight, self.bias = weight.to(dtype), bias
-        self.weight_forth = (
-            self.weight.T.contiguous()
-        )  # laid out as the forward product reads it: a third faster in fp32
+        self.weight_forth = self.weight.T.contiguous()  # as the forward product reads it: a third faster in fp32
         self.width = weight.shape[1]
         self.like = self.start = weight  # until `forward` sets where it starts
         self.mixed = dtype != weight.dtype
