@@ -279,6 +279,25 @@ def test_the_readme_quotes_the_two_priors_at_temperature_1() -> None:
     assert f"the MSE of reconstructions {mse[0]} and {mse[1]}." in text
 
 
+def test_the_readme_quotes_the_published_size() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    paths = [ROOT / "results" / "table2" / f"ptb-fast-{name}-seed0.json" for name in ("lebm", "sri")]
+    for path, name in zip(paths, ("EBM", "Gaussian"), strict=True):
+        run = read(path)
+        marginal, test = run["likelihood"], run["test"]
+        scores = " | ".join(f"{run[metric]['score']:.1f}" for metric in ("fppl", "rppl"))
+        losses = " | ".join(f"{test[figure]:.1f}" for figure in ("reconstruction_nll", "prior_nll"))
+        exact = f"{marginal['score']:.1f} ({marginal['perplexity']:.1f})"
+        use = f"{marginal['details']['reconstruction']['kl']:.2f} | {run['valid']['active_units']}"
+        assert f"| {name} prior | {scores} | {losses} | {exact} | {use} |" in readme
+    (differences,) = Systems([read_run(path) for path in paths], against=["sri"]).differences
+    cells = []
+    for difference in differences:
+        low, high = difference.difference_interval
+        cells.append(f"{difference.difference:.1f} ({low:.1f} to {high:.1f})".replace("-", "−"))
+    assert f"| difference (95 % interval) | {' | '.join(cells)} |" in readme
+
+
 def test_no_killed_run_was_lost() -> None:
     found = read(ROOT / "results" / "kill-and-resume.json")
     assert found["kills"] >= 50 and found["kills_in_a_save"] > 0
