@@ -13,6 +13,7 @@ from textebm.config import from_dict, load_config, to_dict
 from textebm.lm_eval import Signature
 
 ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = ROOT / "docs" / "experiments.md"
 OTHERS = (
     "bench-",
     "calibration-",
@@ -241,6 +242,7 @@ def test_the_readme_quotes_what_the_tilt_is_worth() -> None:
             assert high < 0
             cells.append(f"{difference.difference:.1f} ({low:.1f} to {high:.1f})".replace("-", "−"))
         assert f"| {corpus.upper()}, difference (95 % interval) | {' | '.join(cells)} | | |" in readme
+        assert all(cell in EXPERIMENTS.read_text(encoding="utf-8") for cell in cells)
 
 
 def test_the_readme_quotes_the_tilt_beside_the_generator() -> None:
@@ -266,6 +268,7 @@ def test_the_readme_quotes_the_two_priors_at_temperature_1() -> None:
             seeds.append({2: "two", 3: "three"}[difference.seeds])
     fppl, rppl, fppl_snli, rppl_snli = quoted
     assert f"on PTB FPPL {fppl} and RPPL {rppl}, on SNLI {fppl_snli} and {rppl_snli}." in text
+    assert all(cell in EXPERIMENTS.read_text(encoding="utf-8") for cell in quoted)
     assert f"EBM less Gaussian over {seeds[0]} seeds on PTB and {seeds[-1]} on SNLI" in text
     language_models = [read(path) for path in sorted(folder.glob("ptb-small-lstm-lm-seed*.json"))]
     figures = [f"{mean(run[metric]['score'] for run in language_models):.1f}" for metric in ("fppl", "rppl")]
@@ -296,6 +299,7 @@ def test_the_readme_quotes_the_published_size() -> None:
         low, high = difference.difference_interval
         cells.append(f"{difference.difference:.1f} ({low:.1f} to {high:.1f})".replace("-", "−"))
     assert f"| difference (95 % interval) | {' | '.join(cells)} |" in readme
+    assert " and ".join(cells) in EXPERIMENTS.read_text(encoding="utf-8")
 
 
 def test_no_killed_run_was_lost() -> None:
