@@ -7,7 +7,7 @@ are those of the epoch with the best held-out perplexity.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from textebm.errors import ConfigError, UsageError
@@ -130,20 +130,6 @@ class Recipe:
         """SHA-256 of all settings but the name."""
         settings = {key: value for key, value in sorted(asdict(self).items()) if key != "name"}
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-
-    @classmethod
-    def from_dict(cls, values: dict[str, object]) -> "Recipe":
-        """The recipe that `dataclasses.asdict` gave.
-
-        Raises:
-            ConfigError: a setting is unknown or missing.
-        """
-        if unknown := values.keys() - {field.name for field in fields(cls)}:
-            raise ConfigError(f"a recipe has no setting {', '.join(sorted(unknown))}")
-        try:
-            return cls(**values)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise ConfigError(f"not a whole recipe: {error}") from None
 
 
 def _lstm_sentence(name: str, embedding: int, hidden: int) -> Recipe:

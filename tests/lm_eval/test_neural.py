@@ -620,14 +620,6 @@ class TestRecipes:
         label = replace(TINY, lr=0.5).label
         assert label.startswith("tiny-changed-") and label != replace(TINY, lr=0.25).label
 
-    def test_survives_json(self) -> None:
-        for recipe in RECIPES.values():
-            assert Recipe.from_dict(asdict(recipe)) == recipe
-        with pytest.raises(ConfigError, match="no setting hiden"):
-            Recipe.from_dict({**asdict(TINY), "hiden": 3})
-        with pytest.raises(ConfigError, match="not a whole recipe"):
-            Recipe.from_dict({"name": "x"})
-
     @pytest.mark.parametrize(
         ("field", "value"),
         [
