@@ -1,10 +1,13 @@
 """Every committed result says how it was obtained, and the README quotes no figure that is not in one."""
 
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -300,6 +303,25 @@ def test_the_readme_quotes_the_published_size() -> None:
         cells.append(f"{difference.difference:.1f} ({low:.1f} to {high:.1f})".replace("-", "−"))
     assert f"| difference (95 % interval) | {' | '.join(cells)} |" in readme
     assert " and ".join(cells) in EXPERIMENTS.read_text(encoding="utf-8")
+
+
+def test_the_table_of_the_ablation_is_that_of_its_cells() -> None:
+    spec = importlib.util.spec_from_file_location("ablation", ROOT / "scripts" / "ablation.py")
+    assert spec is not None and spec.loader is not None
+    ablation = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(sys.modules, {"ablation": ablation}):  # where its dataclasses look for their module
+        spec.loader.exec_module(ablation)
+        table = ablation.table(ROOT / "results" / "ablation" / "demo").strip()
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert table in page
+    for path in (ROOT / "results" / "ablation" / "demo").glob("*.json"):
+        cell = read(path)
+        assert f"{cell['name']}-seed{cell['seed']}" == path.stem
+        assert re.fullmatch("[0-9a-f]{40}", cell["commit"])
+    base = [read(path) for path in (ROOT / "results" / "ablation" / "demo").glob("lebm-seed*.json")]
+    fppl, rppl = ([run[metric]["score"] for run in base] for metric in ("fppl", "rppl"))
+    spread = f"FPPL is {mean(fppl):.1f} ± {stdev(fppl):.1f} and RPPL {mean(rppl):.1f} ± {stdev(rppl):.1f}"
+    assert spread in " ".join(page.split())
 
 
 def test_no_killed_run_was_lost() -> None:
