@@ -14,8 +14,6 @@ from textebm.data import download
 from textebm.errors import DataError
 from textebm.home import offline
 
-PIECE = 1 << 20
-
 
 @dataclass(frozen=True)
 class PublishedWeights:
