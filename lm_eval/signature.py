@@ -87,6 +87,7 @@ KNOWN: dict[str, tuple[Weight, str]] = {
     "scale": ("decisive", "values of a pixel: black to white"),
     "inference": ("decisive", "how z was inferred, as inference.kind of the settings has it"),
     "steps": ("decisive", "steps of its chain"),
+    "chain-precision": ("implementation", "arithmetic of the products in that chain; absent: fp32"),
     "max-images": ("decisive", "most training images that were taken; absent: all of them"),
     "bound": (
         "uncertainty",

@@ -111,6 +111,17 @@ class TestScores:
         some = anomaly.score(model, Floats(pixels), 0, rows=rows).total
         np.testing.assert_array_equal(some, anomaly.score(model, Floats(pixels[rows]), 0).total)
 
+    def test_chains_in_16_bits_and_scores_in_32(self) -> None:
+        model, pixels = model_of_images(), torch.rand(400, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        wide, narrow = (anomaly.score(model, Floats(pixels), 0, precision=p) for p in ("fp32", "bf16"))
+        assert not np.array_equal(wide.total, narrow.total)  # other chains
+        assert narrow.total.mean() == pytest.approx(wide.total.mean(), abs=4 * wide.total.std() / 400**0.5)
+        x = ImageBatch(pixels[:256])
+        with torch.no_grad():
+            chain = model.condition(x, precision="bf16")
+            z = model.posterior(Request(x, chain, model.config.inference, stream(0, "anomaly", 0, 0))).z
+            np.testing.assert_array_equal(narrow.nll[:256], -model.log_prob(x, z).double().numpy())
+
     def test_a_score_that_is_no_number_is_an_error(self) -> None:
         model = model_of_images(step_size=100.0)
         with pytest.raises(CheckpointError, match=r"\d+ of 5 scores are not finite"):
@@ -165,21 +176,30 @@ class TestFigures:
         assert (recall[-1], precision[-1]) == (1, pytest.approx(0.2, abs=0.01))
 
 
+def test_half_of_a_short_run_is_scored() -> None:
+    assert [anomaly.last_epochs(epochs) for epochs in (1, 2, 5, 6, 19, 20, 200)] == [1, 1, 3, 3, 10, 10, 10]
+
+
 class TestKept:
     def test_scores_come_back_as_they_were_and_only_for_the_same_test(self, tmp_path: Path) -> None:
         one = EpochScores(7, 70, Scores(*np.random.default_rng(0).normal(size=(4, 20))))
-        anomaly.keep(tmp_path, one, "digest", 1)
-        again = anomaly.kept(tmp_path, 7, "digest", 1)
+        anomaly.keep(tmp_path, one, "digest", 1, "bf16")
+        again = anomaly.kept(tmp_path, 7, "digest", 1, "bf16")
         assert again is not None
         assert (again.epoch, again.step) == (7, 70)
         assert again.scores.arrays.keys() == {"energy", "gaussian", "nll", "adjusted"}
         for name, values in one.scores.arrays.items():
             np.testing.assert_array_equal(again.scores.arrays[name], values)
-        for other in ((8, "digest", 1), (7, "other", 1), (7, "digest", 2)):
+        for other in (
+            (8, "digest", 1, "bf16"),
+            (7, "other", 1, "bf16"),
+            (7, "digest", 2, "bf16"),
+            (7, "digest", 1, "fp32"),
+        ):
             assert anomaly.kept(tmp_path, *other) is None
         damaged = tmp_path / "anomaly" / "epoch-7.safetensors"
         damaged.write_bytes(damaged.read_bytes()[:-1])
-        assert anomaly.kept(tmp_path, 7, "digest", 1) is None
+        assert anomaly.kept(tmp_path, 7, "digest", 1, "bf16") is None
 
 
 # ---- the program

@@ -28,11 +28,13 @@ from textebm.config import Config
 from textebm.data.dataset import Dataset
 from textebm.data.images import EncodedImages, ImageCorpus, class_number
 from textebm.errors import CheckpointError, DataError, UsageError
+from textebm.hardware import precision_on
 from textebm.lm_eval.bootstrap import ends
 from textebm.materials.images import ImageMaterial
 from textebm.model.inference import Request
 from textebm.model.latent_model import LatentModel, load_tensors, save_tensors
 from textebm.model.random import stream
+from textebm.model.softmax import Precision
 
 Split = Literal["A", "B"]
 """A: the images of all published splits; 80 % of those of the other classes are train, and test is the rest and all of
@@ -48,9 +50,18 @@ BATCH = 256
 """Samples scored at once; part of what a seed means, since each batch has its own random streams."""
 LAST_EPOCHS = 10
 """Over which the published figures are means."""
+
+
+def last_epochs(epochs: int) -> int:
+    """How many epochs at the end of a run are scored, where nothing else is asked for: as many as behind the published
+    figures, or half of a shorter run.
+    """
+    return min(LAST_EPOCHS, (epochs + 1) // 2)
+
+
 REFERENCE = 2000
 """Images of training that say what score is usual at a complexity."""
-FORMAT = 2
+FORMAT = 3
 """Of kept scores."""
 
 
@@ -104,6 +115,7 @@ def score(
     samples: int = 1,
     watch: Callable[[int], object] = lambda done: None,
     rows: NDArray[np.int64] | None = None,
+    precision: Precision = "fp32",
 ) -> Scores:
     """Score samples of x, images or sentences.
 
@@ -114,6 +126,7 @@ def score(
         samples: posterior samples of each x, by as many chains of training; the score is their mean (published: 1).
         watch: told how many samples of x are just done.
         rows: which of the data, in this order; None: all.
+        precision: of the products in the chains; the parts of a score are computed in fp32 in any.
 
     Raises:
         CheckpointError: a score is not finite.
@@ -121,7 +134,7 @@ def score(
     rows = np.arange(len(data), dtype=np.int64) if rows is None else rows
     found = np.empty((3, len(rows)))
     for number, places in enumerate(data.groups(rows, BATCH)):
-        found[:, places] = _score_batch(model, data, rows[places], seed, number, samples).cpu().numpy()
+        found[:, places] = _score_batch(model, data, rows[places], seed, number, samples, precision).cpu().numpy()
         watch(len(places))
     if broken := int((~np.isfinite(found).all(axis=0)).sum()):
         raise CheckpointError(
@@ -131,17 +144,24 @@ def score(
 
 
 def _score_batch(
-    model: LatentModel, data: Dataset, rows: NDArray[np.int64], seed: int, number: int, samples: int
+    model: LatentModel,
+    data: Dataset,
+    rows: NDArray[np.int64],
+    seed: int,
+    number: int,
+    samples: int,
+    precision: Precision,
 ) -> torch.Tensor:
     """(3, batch) the parts of the scores of one batch, in float64."""
     x = data.batch(rows).to(model.device)
     total = torch.zeros(3, len(rows), dtype=torch.float64, device=model.device)
     with torch.no_grad():
         conditioned = model.condition(x)
+        walked = conditioned if precision == "fp32" else model.condition(x, precision=precision)
         for sample in range(samples):
             if model.has_latent:
                 noise = stream(seed, "anomaly", number, sample, device=model.device)
-                z = model.posterior(Request(x, conditioned, model.config.inference, noise)).z
+                z = model.posterior(Request(x, walked, model.config.inference, noise)).z
             else:  # a plain language model: its likelihood is exact
                 z = model.prior.origin.expand(len(rows), -1)
             gaussian = z.double().square().sum(1) / (2 * model.config.prior.sigma**2)
@@ -268,7 +288,7 @@ class Sitting:
         runs: folder of their run folders.
         device: where to compute.
         samples: posterior samples of each image.
-        last: epochs at the end of a run that are scored.
+        last: epochs at the end of a run that are scored; None: see `last_epochs`.
         deadline: of `time.monotonic`, at which training stops; None: none.
         stop: asked around every step; true ends the sitting.
         observer: who watches the training.
@@ -278,7 +298,7 @@ class Sitting:
     runs: Path
     device: torch.device
     samples: int = 1
-    last: int = LAST_EPOCHS
+    last: int | None = None
     deadline: float | None = None
     stop: Callable[[], bool] = lambda: False
     observer: training.Observer = dataclasses.field(default_factory=training.Silent)
@@ -310,11 +330,13 @@ def work_on(cell: Cell, settings: Config, sitting: Sitting) -> tuple[Test, list[
     corpus = ImageMaterial.resolve(config)
     test, run_dir = Test.of(corpus), sitting.runs / cell.name
     found: list[EpochScores] = []
-    for epoch in range(max(1, config.epochs - sitting.last + 1), config.epochs + 1):
-        scored = kept(run_dir, epoch, test.digest, sitting.samples)
+    last = last_epochs(config.epochs) if sitting.last is None else sitting.last
+    precision = precision_on(config.precision, sitting.device)
+    for epoch in range(max(1, config.epochs - last + 1), config.epochs + 1):
+        scored = kept(run_dir, epoch, test.digest, sitting.samples, precision)
         if scored is None and _train_to(epoch, config, corpus, run_dir, sitting):
             scored = score_checkpoint(run_dir, test, sitting)
-            keep(run_dir, scored, test.digest, sitting.samples)
+            keep(run_dir, scored, test.digest, sitting.samples, precision)
         elif scored is None and sitting.is_over():
             return None
         found += [] if scored is None else [scored]
@@ -351,13 +373,14 @@ def score_checkpoint(run_dir: Path, test: Test, sitting: Sitting) -> EpochScores
     folder = checkpoint.pointed_at(run_dir, "last") or run_dir
     config, progress = checkpoint.read_run(folder)
     model = checkpoint.load_model(folder, sitting.device)
-    scores = score(model, test.images, config.seed, sitting.samples, sitting.watch)
-    seen = score(model, test.train, config.seed + 1, sitting.samples, sitting.watch, test.reference)
+    precision = precision_on(config.precision, sitting.device)
+    scores = score(model, test.images, config.seed, sitting.samples, sitting.watch, precision=precision)
+    seen = score(model, test.train, config.seed + 1, sitting.samples, sitting.watch, test.reference, precision)
     adjusted = Trend.of(test.reference_complexity, seen.total).adjust(test.complexity, scores.total)
     return EpochScores(progress.epoch, progress.step, dataclasses.replace(scores, adjusted=adjusted))
 
 
-def keep(run_dir: Path, scored: EpochScores, digest: str, samples: int) -> None:
+def keep(run_dir: Path, scored: EpochScores, digest: str, samples: int, precision: Precision) -> None:
     """Write the scores of an epoch into the run folder.
 
     Args:
@@ -365,23 +388,24 @@ def keep(run_dir: Path, scored: EpochScores, digest: str, samples: int) -> None:
         scored: the scores.
         digest: of what was scored.
         samples: posterior samples of each.
+        precision: of the chains.
     """
     folder = run_dir / "anomaly"
     folder.mkdir(exist_ok=True)
     name = f"epoch-{scored.epoch}"
     save_tensors({key: torch.from_numpy(v) for key, v in scored.scores.arrays.items()}, folder / f"{name}.safetensors")
     sums = whole_files.sha256(folder / f"{name}.safetensors")
-    described = {"step": scored.step, "sha256": sums, **_kind(scored.epoch, digest, samples)}
+    described = {"step": scored.step, "sha256": sums, **_kind(scored.epoch, digest, samples, precision)}
     whole_files.write_text(folder / f"{name}.json", json.dumps(described, indent=2) + "\n")
 
 
-def kept(run_dir: Path, epoch: int, digest: str, samples: int) -> EpochScores | None:
+def kept(run_dir: Path, epoch: int, digest: str, samples: int, precision: Precision) -> EpochScores | None:
     """The scores of an epoch that a run folder keeps; None: it has none, or others, or they are damaged."""
     described, tensors = (run_dir / "anomaly" / f"epoch-{epoch}.{ending}" for ending in ("json", "safetensors"))
     if not (described.is_file() and tensors.is_file()):
         return None
     found = checkpoint.read_json(described)
-    wanted = _kind(epoch, digest, samples)
+    wanted = _kind(epoch, digest, samples, precision)
     whole = whole_files.sha256(tensors) == found.get("sha256")
     if not whole or {key: found.get(key) for key in wanted} != wanted:
         return None
@@ -389,9 +413,9 @@ def kept(run_dir: Path, epoch: int, digest: str, samples: int) -> EpochScores | 
     return EpochScores(epoch, int(found["step"]), Scores(**arrays))
 
 
-def _kind(epoch: int, digest: str, samples: int) -> dict[str, Any]:
+def _kind(epoch: int, digest: str, samples: int, precision: Precision) -> dict[str, Any]:
     """What tells kept scores from others."""
-    return {"format": FORMAT, "epoch": epoch, "test": digest, "samples": samples}
+    return {"format": FORMAT, "epoch": epoch, "test": digest, "samples": samples, "precision": precision}
 
 
 # ---- figures

@@ -814,8 +814,8 @@ class Anomaly(DeviceOptions):
     held out for test; B: the published splits. Each needs runs of its own."""
     seeds: int = 1
     """Runs of each class and split, with seeds from --seed on."""
-    last: int = 10
-    """Epochs at the end of a run that are scored."""
+    last: int | None = None
+    """Epochs at the end of a run that are scored (default: ten, or half of a run of fewer than twenty)."""
     samples: int = 1
     """Posterior samples of each image or sentence, over which the score is a mean."""
     ranked_by: Literal["joint", "prior", "likelihood", "adjusted"] = "joint"
@@ -838,7 +838,7 @@ class Anomaly(DeviceOptions):
 
     def __post_init__(self) -> None:
         for name in ("seeds", "last", "samples", "resamples"):
-            if (value := getattr(self, name)) < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1")
         if not self.splits:
             raise ConfigError("splits is empty: it must name A, B or both")

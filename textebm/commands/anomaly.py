@@ -25,6 +25,7 @@ from textebm.errors import DivergenceError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from tqdm import tqdm
 
@@ -120,7 +121,7 @@ def _train_and_score(chosen: options.Anomaly) -> int:
     runs = Path(chosen.run_dir or Path("runs") / f"anomaly-{short_name(settings.data)}")
     device = choose_device(chosen.device)
     deadline = None if chosen.max_minutes is None else time.monotonic() + 60 * chosen.max_minutes
-    table, code = _Table(chosen, short_name(settings.data)), 0
+    table, code = _Table(chosen, short_name(settings.data), device), 0
     with interrupts() as interrupted, _View() as view:
         sitting = anomalies.Sitting(
             runs, device, chosen.samples, chosen.last, deadline, lambda: interrupted() > 0, view, view.scored
@@ -139,13 +140,14 @@ def _train_and_score(chosen: options.Anomaly) -> int:
                 test, epochs = done
                 found.append((cell.seed, epochs))
                 view.write(f"{cell.name}: scored at {len(epochs)} epochs")
-                if len(epochs) < min(chosen.last, settings.epochs):
+                if len(epochs) < min(chosen.last or anomalies.last_epochs(settings.epochs), settings.epochs):
                     table.warnings.append(f"{cell.name} had left epochs behind unscored: {len(epochs)} are scored")
             if found:
                 detected = anomalies.detect(
                     test.anomalous, found, chosen.ranked_by, resamples=chosen.resamples, number=number
                 )
-                table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
+                facts = _facts(settings, device, test, split, held_out)
+                table.add(detected, facts, {"split": split, "held_out": held_out})
                 last = found[0][1][-1].scores.rankings[chosen.ranked_by]
                 _draw(chosen, f"{split}-{same[0].number}", last, test.anomalous)
     if table.unfinished:
@@ -155,17 +157,23 @@ def _train_and_score(chosen: options.Anomaly) -> int:
     return 130 if interrupted() else code
 
 
-def _facts(settings: Config, test: "anomalies.Test", split: str, held_out: str) -> dict[str, object]:
+def _facts(
+    settings: Config, device: "torch.device", test: "anomalies.Test", split: str, held_out: str
+) -> dict[str, object]:
     """What a signature says of one class and split."""
     facts = {"anomaly": held_out, "anomaly-split": split, "test": test.digest, "images": len(test.anomalous)}
-    return facts | _of_runs(settings)
+    return facts | _of_runs(settings, device)
 
 
-def _of_runs(settings: Config) -> dict[str, object]:
+def _of_runs(settings: Config, device: "torch.device") -> dict[str, object]:
     """What a signature says of the runs: from how many images they learned, and how z is inferred."""
+    from textebm.hardware import precision_on
+
     most, inference = settings.images.max_images, settings.inference
+    precision = precision_on(settings.precision, device)
     images = {} if most is None else {"max-images": most}
-    return {**images, "inference": inference.kind, "steps": inference.steps}
+    chain = {} if precision == "fp32" else {"chain-precision": precision}
+    return {**images, "inference": inference.kind, "steps": inference.steps, **chain}
 
 
 def _score_images(chosen: options.Anomaly, folder: Path) -> int:
@@ -189,13 +197,14 @@ def _score_images(chosen: options.Anomaly, folder: Path) -> int:
     if named not in ([], [corpus.excluded]):
         raise UsageError(f"{chosen.model} was trained without the class {corpus.class_names[corpus.excluded]} alone")
     with _View() as view:
-        sitting = anomalies.Sitting(Path(), choose_device(chosen.device), chosen.samples, watch=view.scored)
+        device = choose_device(chosen.device)
+        sitting = anomalies.Sitting(Path(), device, chosen.samples, watch=view.scored)
         found = anomalies.score_checkpoint(folder, test, sitting)
     split, held_out = "A" if corpus.pool else "B", corpus.class_names[corpus.excluded]
-    table = _Table(chosen, corpus.name)
+    table = _Table(chosen, corpus.name, device)
     runs = [(settings.seed, [found])]
     detected = anomalies.detect(test.anomalous, runs, chosen.ranked_by, resamples=chosen.resamples)
-    table.add(detected, _facts(settings, test, split, held_out), {"split": split, "held_out": held_out})
+    table.add(detected, _facts(settings, device, test, split, held_out), {"split": split, "held_out": held_out})
     _draw(chosen, f"{split}-{corpus.excluded}", found.scores.rankings[chosen.ranked_by], test.anomalous)
     table.write()
     return 0
@@ -212,6 +221,7 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     from textebm import generation, marginal
     from textebm.checkpoint import read_run
     from textebm.data.text import encode
+    from textebm.hardware import precision_on
     from textebm.lm_eval.corpus import read_sentences
 
     if chosen.anomalies is None:
@@ -222,7 +232,8 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
         raise UsageError("--ranked-by adjusted is of images; of sentences, --per-token allows for their length")
     settings = chosen.settings
     corpus = find_corpus(settings.data, settings.data_dir, settings.text_field)
-    model, tokenizer = generation.load(folder, choose_device(chosen.device))
+    device = choose_device(chosen.device)
+    model, tokenizer = generation.load(folder, device)
     texts = [
         encode(sentences, tokenizer, settings.max_length, settings.overlong)  # none is left out for an unknown word
         for sentences in (corpus.sentences("test"), read_sentences(Path(chosen.anomalies)))
@@ -232,7 +243,14 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     progress = read_run(folder)[1]
     with _View() as view:
         sides = [
-            anomalies.score(model, text, settings.seed + side, chosen.samples, view.scored)
+            anomalies.score(
+                model,
+                text,
+                settings.seed + side,
+                chosen.samples,
+                view.scored,
+                precision=precision_on(settings.precision, device),
+            )
             for side, text in enumerate(texts)
         ]
     scores = anomalies.Scores(*(np.concatenate([side.parts[name] for side in sides]) for name in sides[0].parts))
@@ -244,8 +262,9 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     runs = [(settings.seed, [epoch])]
     detected = anomalies.detect(anomalous, runs, chosen.ranked_by, resamples=chosen.resamples)
     digests = "-".join(marginal.text_digest(text) for text in texts)
-    facts = {"anomaly": Path(chosen.anomalies).name, "test": digests, "sentences": len(anomalous)} | _of_runs(settings)
-    table = _Table(chosen, corpus.name)
+    facts = {"anomaly": Path(chosen.anomalies).name, "test": digests, "sentences": len(anomalous)}
+    table = _Table(chosen, corpus.name, device)
+    facts |= _of_runs(settings, device)
     table.add(detected, facts, {"held_out": Path(chosen.anomalies).name, "tokens": int(tokens.sum())})
     _draw(chosen, "text", scores.rankings[chosen.ranked_by], anomalous)
     table.write()
@@ -299,8 +318,8 @@ class _View:
 class _Table:
     """What was found, cell by cell, on its way to a result."""
 
-    def __init__(self, chosen: options.Anomaly, data: str) -> None:
-        self.chosen, self.data = chosen, data
+    def __init__(self, chosen: options.Anomaly, data: str, device: "torch.device") -> None:
+        self.chosen, self.data, self.device = chosen, data, device
         self.cells: list[dict[str, Any]] = []
         self.drawn: list[tuple[str | None, NDArray[np.float64]]] = []
         self.unfinished: list[str] = []
@@ -346,7 +365,7 @@ class _Table:
         signature = cells[0]["signature"]
         if len(cells) > 1:
             named = {"anomaly": ",".join(cell["held_out"] for cell in cells), "anomaly-split": first}
-            signature = self._signature(named | _of_runs(self.chosen.settings), cells)
+            signature = self._signature(named | _of_runs(self.chosen.settings, self.device), cells)
         return {
             "metric": METRIC,
             "score": float(np.mean([cell["auprc"]["mean"] for cell in cells])),
