@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from textebm import anomaly, checkpoint
-from textebm.anomaly import Cell, EpochScores, Scores, Sitting, Spread
+from textebm.anomaly import Cell, EpochScores, Sampling, Scores, Sitting, Spread
 from textebm.config import ConvolutionConfig, GeneratorConfig, InferenceConfig, PriorConfig, load_config
 from textebm.data.images import consecutive
 from textebm.errors import CheckpointError
@@ -87,7 +87,7 @@ class TestScores:
         error = (image - offset - slopes @ mean).square().sum() + (slopes @ spread @ slopes.T).trace()
         nll = error / (2 * noise) + len(image) / 2 * np.log(2 * np.pi * noise)
         copies = image.float().view(1, 1, SIDE, SIDE).expand(500, -1, -1, -1)
-        found = anomaly.score(model, Floats(copies), seed=0, samples=2)
+        found = anomaly.score(model, Floats(copies), seed=0, sampling=Sampling(2))
         assert found.energy.tolist() == [0] * 500
         for part, wanted in ((found.gaussian, gaussian), (found.nll, nll), (found.total, gaussian + nll)):
             assert part.mean() == pytest.approx(float(wanted), abs=5 * part.std() / len(part) ** 0.5)
@@ -95,7 +95,7 @@ class TestScores:
 
     def test_several_samples_are_averaged(self) -> None:
         model, data = model_of_images(), Floats(torch.zeros(300, 1, SIDE, SIDE))
-        one, four = (anomaly.score(model, data, 0, samples).total for samples in (1, 4))
+        one, four = (anomaly.score(model, data, 0, Sampling(samples)).total for samples in (1, 4))
         assert four.std() == pytest.approx(one.std() / 2, rel=0.25)
         assert four.mean() == pytest.approx(one.mean(), abs=4 * one.std() / 300**0.5)
 
@@ -113,7 +113,7 @@ class TestScores:
 
     def test_chains_in_16_bits_and_scores_in_32(self) -> None:
         model, pixels = model_of_images(), torch.rand(400, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-        wide, narrow = (anomaly.score(model, Floats(pixels), 0, precision=p) for p in ("fp32", "bf16"))
+        wide, narrow = (anomaly.score(model, Floats(pixels), 0, Sampling(precision=p)) for p in ("fp32", "bf16"))
         assert not np.array_equal(wide.total, narrow.total)  # other chains
         assert narrow.total.mean() == pytest.approx(wide.total.mean(), abs=4 * wide.total.std() / 400**0.5)
         x = ImageBatch(pixels[:256])
@@ -121,6 +121,13 @@ class TestScores:
             chain = model.condition(x, precision="bf16")
             z = model.posterior(Request(x, chain, model.config.inference, stream(0, "anomaly", 0, 0))).z
             np.testing.assert_array_equal(narrow.nll[:256], -model.log_prob(x, z).double().numpy())
+
+    def test_chains_of_other_lengths_are_those_of_a_model_that_has_them(self) -> None:
+        pixels = torch.rand(9, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        five, forty = (model_of_images(steps=steps) for steps in (5, 40))
+        longer = anomaly.score(five, Floats(pixels), 0, Sampling(steps=40)).total
+        np.testing.assert_array_equal(longer, anomaly.score(forty, Floats(pixels), 0).total)
+        assert not np.array_equal(longer, anomaly.score(five, Floats(pixels), 0).total)
 
     def test_a_score_that_is_no_number_is_an_error(self) -> None:
         model = model_of_images(step_size=100.0)
@@ -183,23 +190,21 @@ def test_half_of_a_short_run_is_scored() -> None:
 class TestKept:
     def test_scores_come_back_as_they_were_and_only_for_the_same_test(self, tmp_path: Path) -> None:
         one = EpochScores(7, 70, Scores(*np.random.default_rng(0).normal(size=(4, 20))))
-        anomaly.keep(tmp_path, one, "digest", 1, "bf16")
-        again = anomaly.kept(tmp_path, 7, "digest", 1, "bf16")
+        how = Sampling(precision="bf16")
+        anomaly.keep(tmp_path, one, "digest", how)
+        again = anomaly.kept(tmp_path, 7, "digest", how)
         assert again is not None
         assert (again.epoch, again.step) == (7, 70)
         assert again.scores.arrays.keys() == {"energy", "gaussian", "nll", "adjusted"}
         for name, values in one.scores.arrays.items():
             np.testing.assert_array_equal(again.scores.arrays[name], values)
-        for other in (
-            (8, "digest", 1, "bf16"),
-            (7, "other", 1, "bf16"),
-            (7, "digest", 2, "bf16"),
-            (7, "digest", 1, "fp32"),
-        ):
-            assert anomaly.kept(tmp_path, *other) is None
+        for other in (Sampling(2, precision="bf16"), Sampling(), Sampling(steps=40, precision="bf16")):
+            assert anomaly.kept(tmp_path, 7, "digest", other) is None
+        for epoch, digest in ((8, "digest"), (7, "other")):
+            assert anomaly.kept(tmp_path, epoch, digest, how) is None
         damaged = tmp_path / "anomaly" / "epoch-7.safetensors"
         damaged.write_bytes(damaged.read_bytes()[:-1])
-        assert anomaly.kept(tmp_path, 7, "digest", 1, "bf16") is None
+        assert anomaly.kept(tmp_path, 7, "digest", how) is None
 
 
 # ---- the program
@@ -362,6 +367,12 @@ class TestProgram:
             ((), 2, "--held-out names the class to be detected, or all"),
             (("--held-out", "lion"), 2, "has no class 'lion'; its classes: a, b, odd"),
             (("--held-out", "a", "--seeds", 0), 2, "seeds is 0"),
+            (("--held-out", "a", "--posterior-steps", 0), 2, "posterior_steps is 0"),
+            (
+                ("--held-out", "a", "--method", "vae", "--posterior-steps", 9),
+                2,
+                "--posterior-steps is of a posterior chain, and inference.kind amortised has none",
+            ),
             (("--held-out", "a", "--max-minutes", 0), 2, "max_minutes is 0"),
             (("--anomalies", "other.txt"), 2, "--config is of runs to be trained"),
             (("--held-out", "a", "--per-token"), 2, "--per-token is of sentences"),

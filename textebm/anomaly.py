@@ -108,14 +108,27 @@ class Scores:
         return Scores(*(part / tokens for part in self.parts.values()))
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How z is inferred from what is scored.
+
+    samples: of the posterior for each x, by as many chains; the score is their mean (published: 1). steps: of a chain;
+    None: as many as in training (published). precision: of the products in the chains; whatever it is, the parts of a
+    score are computed in fp32.
+    """
+
+    samples: int = 1
+    steps: int | None = None
+    precision: Precision = "fp32"
+
+
 def score(
     model: LatentModel,
     data: Dataset,
     seed: int,
-    samples: int = 1,
+    sampling: Sampling | None = None,
     watch: Callable[[int], object] = lambda done: None,
     rows: NDArray[np.int64] | None = None,
-    precision: Precision = "fp32",
 ) -> Scores:
     """Score samples of x, images or sentences.
 
@@ -123,18 +136,18 @@ def score(
         model: the model, on its device.
         data: what is scored.
         seed: of the posterior chains.
-        samples: posterior samples of each x, by as many chains of training; the score is their mean (published: 1).
+        sampling: how z is inferred; None: by one chain of training, in fp32.
         watch: told how many samples of x are just done.
         rows: which of the data, in this order; None: all.
-        precision: of the products in the chains; the parts of a score are computed in fp32 in any.
 
     Raises:
         CheckpointError: a score is not finite.
     """
+    sampling = sampling or Sampling()
     rows = np.arange(len(data), dtype=np.int64) if rows is None else rows
     found = np.empty((3, len(rows)))
     for number, places in enumerate(data.groups(rows, BATCH)):
-        found[:, places] = _score_batch(model, data, rows[places], seed, number, samples, precision).cpu().numpy()
+        found[:, places] = _score_batch(model, data, rows[places], (seed, number), sampling).cpu().numpy()
         watch(len(places))
     if broken := int((~np.isfinite(found).all(axis=0)).sum()):
         raise CheckpointError(
@@ -144,29 +157,27 @@ def score(
 
 
 def _score_batch(
-    model: LatentModel,
-    data: Dataset,
-    rows: NDArray[np.int64],
-    seed: int,
-    number: int,
-    samples: int,
-    precision: Precision,
+    model: LatentModel, data: Dataset, rows: NDArray[np.int64], key: tuple[int, int], sampling: Sampling
 ) -> torch.Tensor:
-    """(3, batch) the parts of the scores of one batch, in float64."""
+    """(3, batch) the parts of the scores of one batch, in float64. key: seed and number of the batch."""
+    (seed, number), inference = key, model.config.inference
+    if sampling.steps is not None:
+        inference = dataclasses.replace(inference, steps=sampling.steps)
     x = data.batch(rows).to(model.device)
     total = torch.zeros(3, len(rows), dtype=torch.float64, device=model.device)
     with torch.no_grad():
         conditioned = model.condition(x)
-        walked = conditioned if precision == "fp32" else model.condition(x, precision=precision)
-        for sample in range(samples):
+        wide = sampling.precision == "fp32"
+        walked = conditioned if wide else model.condition(x, precision=sampling.precision)
+        for sample in range(sampling.samples):
             if model.has_latent:
                 noise = stream(seed, "anomaly", number, sample, device=model.device)
-                z = model.posterior(Request(x, walked, model.config.inference, noise)).z
+                z = model.posterior(Request(x, walked, inference, noise)).z
             else:  # a plain language model: its likelihood is exact
                 z = model.prior.origin.expand(len(rows), -1)
             gaussian = z.double().square().sum(1) / (2 * model.config.prior.sigma**2)
             total += torch.stack([model.energy(z).double(), gaussian, -conditioned.log_prob(z).double()])
-    return total / samples
+    return total / sampling.samples
 
 
 # ---- one class held out of images
@@ -288,6 +299,7 @@ class Sitting:
         runs: folder of their run folders.
         device: where to compute.
         samples: posterior samples of each image.
+        steps: of the chains that score; None: as many as in training.
         last: epochs at the end of a run that are scored; None: see `last_epochs`.
         deadline: of `time.monotonic`, at which training stops; None: none.
         stop: asked around every step; true ends the sitting.
@@ -298,11 +310,16 @@ class Sitting:
     runs: Path
     device: torch.device
     samples: int = 1
+    steps: int | None = None
     last: int | None = None
     deadline: float | None = None
     stop: Callable[[], bool] = lambda: False
     observer: training.Observer = dataclasses.field(default_factory=training.Silent)
     watch: Callable[[int], object] = lambda done: None
+
+    def sampling(self, config: Config) -> Sampling:
+        """How images are scored by a model of these settings: in the precision of its training."""
+        return Sampling(self.samples, self.steps, precision_on(config.precision, self.device))
 
     @property
     def minutes(self) -> float | None:
@@ -331,12 +348,12 @@ def work_on(cell: Cell, settings: Config, sitting: Sitting) -> tuple[Test, list[
     test, run_dir = Test.of(corpus), sitting.runs / cell.name
     found: list[EpochScores] = []
     last = last_epochs(config.epochs) if sitting.last is None else sitting.last
-    precision = precision_on(config.precision, sitting.device)
+    sampling = sitting.sampling(config)
     for epoch in range(max(1, config.epochs - last + 1), config.epochs + 1):
-        scored = kept(run_dir, epoch, test.digest, sitting.samples, precision)
+        scored = kept(run_dir, epoch, test.digest, sampling)
         if scored is None and _train_to(epoch, config, corpus, run_dir, sitting):
             scored = score_checkpoint(run_dir, test, sitting)
-            keep(run_dir, scored, test.digest, sitting.samples, precision)
+            keep(run_dir, scored, test.digest, sampling)
         elif scored is None and sitting.is_over():
             return None
         found += [] if scored is None else [scored]
@@ -373,39 +390,38 @@ def score_checkpoint(run_dir: Path, test: Test, sitting: Sitting) -> EpochScores
     folder = checkpoint.pointed_at(run_dir, "last") or run_dir
     config, progress = checkpoint.read_run(folder)
     model = checkpoint.load_model(folder, sitting.device)
-    precision = precision_on(config.precision, sitting.device)
-    scores = score(model, test.images, config.seed, sitting.samples, sitting.watch, precision=precision)
-    seen = score(model, test.train, config.seed + 1, sitting.samples, sitting.watch, test.reference, precision)
+    sampling = sitting.sampling(config)
+    scores = score(model, test.images, config.seed, sampling, sitting.watch)
+    seen = score(model, test.train, config.seed + 1, sampling, sitting.watch, test.reference)
     adjusted = Trend.of(test.reference_complexity, seen.total).adjust(test.complexity, scores.total)
     return EpochScores(progress.epoch, progress.step, dataclasses.replace(scores, adjusted=adjusted))
 
 
-def keep(run_dir: Path, scored: EpochScores, digest: str, samples: int, precision: Precision) -> None:
+def keep(run_dir: Path, scored: EpochScores, digest: str, sampling: Sampling) -> None:
     """Write the scores of an epoch into the run folder.
 
     Args:
         run_dir: the run folder.
         scored: the scores.
         digest: of what was scored.
-        samples: posterior samples of each.
-        precision: of the chains.
+        sampling: how z was inferred.
     """
     folder = run_dir / "anomaly"
     folder.mkdir(exist_ok=True)
     name = f"epoch-{scored.epoch}"
     save_tensors({key: torch.from_numpy(v) for key, v in scored.scores.arrays.items()}, folder / f"{name}.safetensors")
     sums = whole_files.sha256(folder / f"{name}.safetensors")
-    described = {"step": scored.step, "sha256": sums, **_kind(scored.epoch, digest, samples, precision)}
+    described = {"step": scored.step, "sha256": sums, **_kind(scored.epoch, digest, sampling)}
     whole_files.write_text(folder / f"{name}.json", json.dumps(described, indent=2) + "\n")
 
 
-def kept(run_dir: Path, epoch: int, digest: str, samples: int, precision: Precision) -> EpochScores | None:
+def kept(run_dir: Path, epoch: int, digest: str, sampling: Sampling) -> EpochScores | None:
     """The scores of an epoch that a run folder keeps; None: it has none, or others, or they are damaged."""
     described, tensors = (run_dir / "anomaly" / f"epoch-{epoch}.{ending}" for ending in ("json", "safetensors"))
     if not (described.is_file() and tensors.is_file()):
         return None
     found = checkpoint.read_json(described)
-    wanted = _kind(epoch, digest, samples, precision)
+    wanted = _kind(epoch, digest, sampling)
     whole = whole_files.sha256(tensors) == found.get("sha256")
     if not whole or {key: found.get(key) for key in wanted} != wanted:
         return None
@@ -413,9 +429,10 @@ def kept(run_dir: Path, epoch: int, digest: str, samples: int, precision: Precis
     return EpochScores(epoch, int(found["step"]), Scores(**arrays))
 
 
-def _kind(epoch: int, digest: str, samples: int, precision: Precision) -> dict[str, Any]:
+def _kind(epoch: int, digest: str, sampling: Sampling) -> dict[str, Any]:
     """What tells kept scores from others."""
-    return {"format": FORMAT, "epoch": epoch, "test": digest, "samples": samples, "precision": precision}
+    how = {key: value for key, value in dataclasses.asdict(sampling).items() if value is not None}
+    return {"format": FORMAT, "epoch": epoch, "test": digest, **how}
 
 
 # ---- figures

@@ -818,6 +818,8 @@ class Anomaly(DeviceOptions):
     """Epochs at the end of a run that are scored (default: ten, or half of a run of fewer than twenty)."""
     samples: int = 1
     """Posterior samples of each image or sentence, over which the score is a mean."""
+    posterior_steps: int | None = None
+    """Steps of the posterior chains that score (default: as many as in training)."""
     ranked_by: Literal["joint", "prior", "likelihood", "adjusted"] = "joint"
     """joint: by -log p(x, z), the published score; prior: by -log p(z) alone; likelihood: by -log p(x|z) alone;
     adjusted: of images, by the joint score beside those of images of training that are as complex."""
@@ -837,7 +839,7 @@ class Anomaly(DeviceOptions):
     """File to write to (default: standard output)."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "last", "samples", "resamples"):
+        for name in ("seeds", "last", "samples", "posterior_steps", "resamples"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1")
         if not self.splits:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 OF_DATA = ("data", "data_dir", "text_field")
 """Settings that may be other ones than those a model was trained with."""
+WITHOUT_CHAIN = ("amortised", "none")
+"""Ways to infer z that have no posterior chain."""
 OF_TRAINING = ("config", "method", "splits", "seeds", "last", "run_dir", "max_minutes")
 """Options of the runs that are trained."""
 SCORES = {
@@ -59,6 +61,10 @@ def anomaly(arguments: Sequence[str]) -> int:
         from textebm.complexity import require_compressor
 
         require_compressor()
+    if settings.inference.kind in WITHOUT_CHAIN:
+        refuse(
+            chosen, f"is of a posterior chain, and inference.kind {settings.inference.kind} has none", "posterior_steps"
+        )
     if folder is None:
         refuse(chosen, "is of sentences, and without --anomalies a class of images is held out", "per_token")
         return _train_and_score(chosen)
@@ -124,7 +130,15 @@ def _train_and_score(chosen: options.Anomaly) -> int:
     table, code = _Table(chosen, short_name(settings.data), device), 0
     with interrupts() as interrupted, _View() as view:
         sitting = anomalies.Sitting(
-            runs, device, chosen.samples, chosen.last, deadline, lambda: interrupted() > 0, view, view.scored
+            runs,
+            device,
+            chosen.samples,
+            chosen.posterior_steps,
+            chosen.last,
+            deadline,
+            lambda: interrupted() > 0,
+            view,
+            view.scored,
         )
         for number, (split, held_out, same) in enumerate(anomalies.grouped(cells)):
             found = []
@@ -146,7 +160,7 @@ def _train_and_score(chosen: options.Anomaly) -> int:
                 detected = anomalies.detect(
                     test.anomalous, found, chosen.ranked_by, resamples=chosen.resamples, number=number
                 )
-                facts = _facts(settings, device, test, split, held_out)
+                facts = _facts(test, split, held_out)
                 table.add(detected, facts, {"split": split, "held_out": held_out})
                 last = found[0][1][-1].scores.rankings[chosen.ranked_by]
                 _draw(chosen, f"{split}-{same[0].number}", last, test.anomalous)
@@ -157,23 +171,17 @@ def _train_and_score(chosen: options.Anomaly) -> int:
     return 130 if interrupted() else code
 
 
-def _facts(
-    settings: Config, device: "torch.device", test: "anomalies.Test", split: str, held_out: str
-) -> dict[str, object]:
+def _facts(test: "anomalies.Test", split: str, held_out: str) -> dict[str, object]:
     """What a signature says of one class and split."""
-    facts = {"anomaly": held_out, "anomaly-split": split, "test": test.digest, "images": len(test.anomalous)}
-    return facts | _of_runs(settings, device)
+    return {"anomaly": held_out, "anomaly-split": split, "test": test.digest, "images": len(test.anomalous)}
 
 
-def _of_runs(settings: Config, device: "torch.device") -> dict[str, object]:
+def _of_runs(chosen: options.Anomaly, precision: str) -> dict[str, object]:
     """What a signature says of the runs: from how many images they learned, and how z is inferred."""
-    from textebm.hardware import precision_on
-
-    most, inference = settings.images.max_images, settings.inference
-    precision = precision_on(settings.precision, device)
+    most, inference = chosen.settings.images.max_images, chosen.settings.inference
     images = {} if most is None else {"max-images": most}
     chain = {} if precision == "fp32" else {"chain-precision": precision}
-    return {**images, "inference": inference.kind, "steps": inference.steps, **chain}
+    return {**images, "inference": inference.kind, "steps": chosen.posterior_steps or inference.steps, **chain}
 
 
 def _score_images(chosen: options.Anomaly, folder: Path) -> int:
@@ -198,13 +206,13 @@ def _score_images(chosen: options.Anomaly, folder: Path) -> int:
         raise UsageError(f"{chosen.model} was trained without the class {corpus.class_names[corpus.excluded]} alone")
     with _View() as view:
         device = choose_device(chosen.device)
-        sitting = anomalies.Sitting(Path(), device, chosen.samples, watch=view.scored)
+        sitting = anomalies.Sitting(Path(), device, chosen.samples, chosen.posterior_steps, watch=view.scored)
         found = anomalies.score_checkpoint(folder, test, sitting)
     split, held_out = "A" if corpus.pool else "B", corpus.class_names[corpus.excluded]
     table = _Table(chosen, corpus.name, device)
     runs = [(settings.seed, [found])]
     detected = anomalies.detect(test.anomalous, runs, chosen.ranked_by, resamples=chosen.resamples)
-    table.add(detected, _facts(settings, device, test, split, held_out), {"split": split, "held_out": held_out})
+    table.add(detected, _facts(test, split, held_out), {"split": split, "held_out": held_out})
     _draw(chosen, f"{split}-{corpus.excluded}", found.scores.rankings[chosen.ranked_by], test.anomalous)
     table.write()
     return 0
@@ -241,17 +249,10 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     for name, text in zip((f"{corpus.name}, test", chosen.anomalies), texts, strict=True):
         say(f"{name}: {text.report}")
     progress = read_run(folder)[1]
+    sampling = anomalies.Sampling(chosen.samples, chosen.posterior_steps, precision_on(settings.precision, device))
     with _View() as view:
         sides = [
-            anomalies.score(
-                model,
-                text,
-                settings.seed + side,
-                chosen.samples,
-                view.scored,
-                precision=precision_on(settings.precision, device),
-            )
-            for side, text in enumerate(texts)
+            anomalies.score(model, text, settings.seed + side, sampling, view.scored) for side, text in enumerate(texts)
         ]
     scores = anomalies.Scores(*(np.concatenate([side.parts[name] for side in sides]) for name in sides[0].parts))
     anomalous = np.arange(len(scores.nll)) >= len(texts[0])
@@ -264,7 +265,6 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     digests = "-".join(marginal.text_digest(text) for text in texts)
     facts = {"anomaly": Path(chosen.anomalies).name, "test": digests, "sentences": len(anomalous)}
     table = _Table(chosen, corpus.name, device)
-    facts |= _of_runs(settings, device)
     table.add(detected, facts, {"held_out": Path(chosen.anomalies).name, "tokens": int(tokens.sum())})
     _draw(chosen, "text", scores.rankings[chosen.ranked_by], anomalous)
     table.write()
@@ -319,7 +319,10 @@ class _Table:
     """What was found, cell by cell, on its way to a result."""
 
     def __init__(self, chosen: options.Anomaly, data: str, device: "torch.device") -> None:
-        self.chosen, self.data, self.device = chosen, data, device
+        from textebm.hardware import precision_on
+
+        self.chosen, self.data = chosen, data
+        self.runs = _of_runs(chosen, precision_on(chosen.settings.precision, device))
         self.cells: list[dict[str, Any]] = []
         self.drawn: list[tuple[str | None, NDArray[np.float64]]] = []
         self.unfinished: list[str] = []
@@ -343,6 +346,7 @@ class _Table:
             "metric": "auprc",
             "data": self.data,
             **facts,
+            **self.runs,
             "posterior-samples": self.chosen.samples,
             "ranked-by": by + "-per-token" * self.chosen.per_token + f"-{COMPRESSOR}" * (by == "adjusted"),
             "last-epochs": epochs,
@@ -365,7 +369,7 @@ class _Table:
         signature = cells[0]["signature"]
         if len(cells) > 1:
             named = {"anomaly": ",".join(cell["held_out"] for cell in cells), "anomaly-split": first}
-            signature = self._signature(named | _of_runs(self.chosen.settings, self.device), cells)
+            signature = self._signature(named, cells)
         return {
             "metric": METRIC,
             "score": float(np.mean([cell["auprc"]["mean"] for cell in cells])),
