@@ -9,8 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from textebm import anomaly, checkpoint
-from textebm.anomaly import Cell, EpochScores, Sampling, Scores, Sitting, Spread
+from textebm import checkpoint
+from textebm.anomaly import figures, held_out
+from textebm.anomaly.figures import Spread
+from textebm.anomaly.held_out import Cell, Sitting
+from textebm.anomaly.scores import EpochScores, Sampling, Scores, score
 from textebm.config import ConvolutionConfig, GeneratorConfig, InferenceConfig, PriorConfig, load_config
 from textebm.data.images import consecutive
 from textebm.errors import CheckpointError
@@ -56,7 +59,7 @@ class TestScores:
     def test_they_are_minus_the_log_of_the_joint_density_up_to_a_constant(self) -> None:
         model = model_of_images()
         pixels = torch.rand(7, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        found = anomaly.score(model, Floats(pixels), seed=3)
+        found = score(model, Floats(pixels), seed=3)
         x = ImageBatch(pixels)
         with torch.no_grad():
             noise = stream(3, "anomaly", 0, 0)
@@ -87,7 +90,7 @@ class TestScores:
         error = (image - offset - slopes @ mean).square().sum() + (slopes @ spread @ slopes.T).trace()
         nll = error / (2 * noise) + len(image) / 2 * np.log(2 * np.pi * noise)
         copies = image.float().view(1, 1, SIDE, SIDE).expand(500, -1, -1, -1)
-        found = anomaly.score(model, Floats(copies), seed=0, sampling=Sampling(2))
+        found = score(model, Floats(copies), seed=0, sampling=Sampling(2))
         assert found.energy.tolist() == [0] * 500
         for part, wanted in ((found.gaussian, gaussian), (found.nll, nll), (found.total, gaussian + nll)):
             assert part.mean() == pytest.approx(float(wanted), abs=5 * part.std() / len(part) ** 0.5)
@@ -95,25 +98,25 @@ class TestScores:
 
     def test_several_samples_are_averaged(self) -> None:
         model, data = model_of_images(), Floats(torch.zeros(300, 1, SIDE, SIDE))
-        one, four = (anomaly.score(model, data, 0, Sampling(samples)).total for samples in (1, 4))
+        one, four = (score(model, data, 0, Sampling(samples)).total for samples in (1, 4))
         assert four.std() == pytest.approx(one.std() / 2, rel=0.25)
         assert four.mean() == pytest.approx(one.mean(), abs=4 * one.std() / 300**0.5)
 
     def test_a_seed_is_the_same_chains(self) -> None:
         model, data = model_of_images(), Floats(torch.zeros(5, 1, SIDE, SIDE))
-        one, same, other = (anomaly.score(model, data, seed).total for seed in (0, 0, 1))
+        one, same, other = (score(model, data, seed).total for seed in (0, 0, 1))
         np.testing.assert_array_equal(one, same)
         assert not np.array_equal(one, other)
 
     def test_some_of_the_data_are_scored_as_if_they_were_all(self) -> None:
         model, pixels = model_of_images(), torch.rand(9, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         rows = np.array([8, 2, 5])
-        some = anomaly.score(model, Floats(pixels), 0, rows=rows).total
-        np.testing.assert_array_equal(some, anomaly.score(model, Floats(pixels[rows]), 0).total)
+        some = score(model, Floats(pixels), 0, rows=rows).total
+        np.testing.assert_array_equal(some, score(model, Floats(pixels[rows]), 0).total)
 
     def test_chains_in_16_bits_and_scores_in_32(self) -> None:
         model, pixels = model_of_images(), torch.rand(400, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-        wide, narrow = (anomaly.score(model, Floats(pixels), 0, Sampling(precision=p)) for p in ("fp32", "bf16"))
+        wide, narrow = (score(model, Floats(pixels), 0, Sampling(precision=p)) for p in ("fp32", "bf16"))
         assert not np.array_equal(wide.total, narrow.total)  # other chains
         assert narrow.total.mean() == pytest.approx(wide.total.mean(), abs=4 * wide.total.std() / 400**0.5)
         x = ImageBatch(pixels[:256])
@@ -125,20 +128,20 @@ class TestScores:
     def test_chains_of_other_lengths_are_those_of_a_model_that_has_them(self) -> None:
         pixels = torch.rand(9, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         five, forty = (model_of_images(steps=steps) for steps in (5, 40))
-        longer = anomaly.score(five, Floats(pixels), 0, Sampling(steps=40)).total
-        np.testing.assert_array_equal(longer, anomaly.score(forty, Floats(pixels), 0).total)
-        assert not np.array_equal(longer, anomaly.score(five, Floats(pixels), 0).total)
+        longer = score(five, Floats(pixels), 0, Sampling(steps=40)).total
+        np.testing.assert_array_equal(longer, score(forty, Floats(pixels), 0).total)
+        assert not np.array_equal(longer, score(five, Floats(pixels), 0).total)
 
     def test_a_score_that_is_no_number_is_an_error(self) -> None:
         model = model_of_images(step_size=100.0)
         with pytest.raises(CheckpointError, match=r"\d+ of 5 scores are not finite"):
-            anomaly.score(model, Floats(torch.zeros(5, 1, SIDE, SIDE)), 0)
+            score(model, Floats(torch.zeros(5, 1, SIDE, SIDE)), 0)
 
     def test_pictures_that_a_model_cannot_make_score_higher(self) -> None:
         model = model_of_images()
         made = model.paint(torch.randn(40, 2, generator=torch.Generator().manual_seed(0)))
         noise = torch.rand(made.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
-        found = anomaly.score(model, Floats(torch.cat([made, noise])), 0).total
+        found = score(model, Floats(torch.cat([made, noise])), 0).total
         assert found[:40].max() < found[40:].min()
 
 
@@ -162,7 +165,7 @@ class TestFigures:
             (seed, [EpochScores(e, 10 * e, scores(source.normal(size=300) + e * anomalous)) for e in (1, 2, 3)])
             for seed in (0, 1)
         ]
-        found = anomaly.detect(anomalous, runs, resamples=200)
+        found = figures.detect(anomalous, runs, resamples=200)
         values = [epoch["auprc"] for run in found.described["runs"] for epoch in run["epochs"]]
         assert len(values) == 6
         assert found.described["auprc"]["mean"] == pytest.approx(np.mean(values))
@@ -175,36 +178,43 @@ class TestFigures:
     def test_curves_hold_every_sample_and_the_whole_curve(self) -> None:
         source = np.random.default_rng(0)
         anomalous = np.arange(3000) < 600
-        found = anomaly.curves(source.normal(size=3000) + anomalous, anomalous)
+        found = figures.curves(source.normal(size=3000) + anomalous, anomalous)
         assert (sum(found["histogram"]["normal"]), sum(found["histogram"]["anomalous"])) == (2400, 600)
         recall, precision = (np.array(found["precision_recall"][key]) for key in ("recall", "precision"))
-        assert len(recall) <= anomaly.POINTS
+        assert len(recall) <= figures.POINTS
         assert (np.diff(recall) > 0).all()
         assert (recall[-1], precision[-1]) == (1, pytest.approx(0.2, abs=0.01))
 
 
 def test_half_of_a_short_run_is_scored() -> None:
-    assert [anomaly.last_epochs(epochs) for epochs in (1, 2, 5, 6, 19, 20, 200)] == [1, 1, 3, 3, 10, 10, 10]
+    assert [held_out.last_epochs(epochs) for epochs in (1, 2, 5, 6, 19, 20, 200)] == [1, 1, 3, 3, 10, 10, 10]
 
 
 class TestKept:
     def test_scores_come_back_as_they_were_and_only_for_the_same_test(self, tmp_path: Path) -> None:
         one = EpochScores(7, 70, Scores(*np.random.default_rng(0).normal(size=(4, 20))))
         how = Sampling(precision="bf16")
-        anomaly.keep(tmp_path, one, "digest", how)
-        again = anomaly.kept(tmp_path, 7, "digest", how)
+        held_out.keep(tmp_path, one, "digest", how)
+        again = held_out.kept(tmp_path, 7, "digest", how)
         assert again is not None
         assert (again.epoch, again.step) == (7, 70)
         assert again.scores.arrays.keys() == {"energy", "gaussian", "nll", "adjusted"}
         for name, values in one.scores.arrays.items():
             np.testing.assert_array_equal(again.scores.arrays[name], values)
         for other in (Sampling(2, precision="bf16"), Sampling(), Sampling(steps=40, precision="bf16")):
-            assert anomaly.kept(tmp_path, 7, "digest", other) is None
+            assert held_out.kept(tmp_path, 7, "digest", other) is None
         for epoch, digest in ((8, "digest"), (7, "other")):
-            assert anomaly.kept(tmp_path, epoch, digest, how) is None
+            assert held_out.kept(tmp_path, epoch, digest, how) is None
+        longer = EpochScores(7, 70, Scores(*np.random.default_rng(1).normal(size=(4, 20))))
+        held_out.keep(tmp_path, longer, "digest", Sampling(steps=40, precision="bf16"))
+        beside, again = (held_out.kept(tmp_path, 7, "digest", Sampling(steps=s, precision="bf16")) for s in (40, None))
+        assert beside is not None
+        assert again is not None
+        np.testing.assert_array_equal(beside.scores.nll, longer.scores.nll)
+        np.testing.assert_array_equal(again.scores.nll, one.scores.nll)
         damaged = tmp_path / "anomaly" / "epoch-7.safetensors"
         damaged.write_bytes(damaged.read_bytes()[:-1])
-        assert anomaly.kept(tmp_path, 7, "digest", how) is None
+        assert held_out.kept(tmp_path, 7, "digest", how) is None
 
 
 # ---- the program
@@ -330,7 +340,7 @@ class TestProgram:
         assert (tmp_path / "runs/B-class-2-seed-0/anomaly/epoch-3.json").exists()
         again = command(*words)
         assert json.loads(again.out) == json.loads(whole.out)
-        monkeypatch.setattr(anomaly, "score", lambda *ignored: pytest.fail("scored before"))
+        monkeypatch.setattr(held_out, "score", lambda *ignored: pytest.fail("scored before"))
         assert json.loads(command(*words).out) == json.loads(whole.out)
 
     def test_a_run_that_has_left_epochs_behind_is_scored_at_its_end(self, tiny: Path, command, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def anomalies(found: dict[str, Any], folder: Path, name: str) -> None:
     """Draw the scores of normal and anomalous samples, and the precision–recall curve.
 
     Args:
-        found: the numbers (see `anomaly.curves`).
+        found: the numbers (see `anomaly.figures.curves`).
         folder: where NAME-scores.png and NAME-precision-recall.png are written.
         name: of the files.
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tqdm import tqdm
 
-    from textebm import anomaly as anomalies
+    from textebm.anomaly.figures import Findings
+    from textebm.anomaly.scores import Sampling
 
 OF_DATA = ("data", "data_dir", "text_field")
 """Settings that may be other ones than those a model was trained with."""
@@ -37,13 +38,6 @@ WITHOUT_CHAIN = ("amortised", "none")
 """Ways to infer z that have no posterior chain."""
 OF_TRAINING = ("config", "method", "splits", "seeds", "last", "run_dir", "max_minutes")
 """Options of the runs that are trained."""
-SCORES = {
-    "joint": "-log p(x, z), z a posterior sample, without the prior's log Z and the constant of its Gaussian",
-    "prior": "-log p(z), z a posterior sample, without the prior's log Z and the constant of its Gaussian",
-    "likelihood": "-log p(x|z), z a posterior sample",
-    "adjusted": "-log p(x, z), in spreads above what is usual of images of training that are as complex",
-}
-"""What is ranked, by its name."""
 
 
 def anomaly(arguments: Sequence[str]) -> int:
@@ -116,77 +110,52 @@ def _require_own_settings(chosen: options.Anomaly, own: Config) -> None:
 
 def _train_and_score(chosen: options.Anomaly) -> int:
     """Train a model for each class, split and seed, and score it."""
-    from textebm import anomaly as anomalies
+    from textebm.anomaly import held_out
     from textebm.data.registry import short_name
     from textebm.materials import ImageMaterial
 
     settings = chosen.settings
     if settings.generator.kind == "convolutional" and (download := ImageMaterial.download(settings)) is not None:
         say(f"downloading {download}")
-    cells = anomalies.cells(settings, chosen.held_out, chosen.splits, chosen.seeds)
+    cells = held_out.cells(settings, chosen.held_out, chosen.splits, chosen.seeds)
     runs = Path(chosen.run_dir or Path("runs") / f"anomaly-{short_name(settings.data)}")
     device = choose_device(chosen.device)
     deadline = None if chosen.max_minutes is None else time.monotonic() + 60 * chosen.max_minutes
-    table, code = _Table(chosen, short_name(settings.data), device), 0
+    findings, code = _findings(chosen, short_name(settings.data), device), 0
     with interrupts() as interrupted, _View() as view:
-        sitting = anomalies.Sitting(
-            runs,
-            device,
-            chosen.samples,
-            chosen.posterior_steps,
-            chosen.last,
-            deadline,
-            lambda: interrupted() > 0,
-            view,
-            view.scored,
+        sitting = held_out.Sitting(
+            runs, device, findings.sampling, chosen.last, deadline, lambda: interrupted() > 0, view, view.scored
         )
-        for number, (split, held_out, same) in enumerate(anomalies.grouped(cells)):
+        for split, same in held_out.grouped(cells):
             found = []
             for cell in same:
                 try:
-                    done = None if sitting.is_over() else anomalies.work_on(cell, settings, sitting)
+                    done = None if sitting.is_over() else held_out.work_on(cell, settings, sitting)
                 except DivergenceError as error:  # a finding about this cell; the others are none the worse for it
                     view.write(f"{cell.name}: {error}")
                     done, code = None, error.exit_code
                 if done is None:
-                    table.unfinished.append(cell.name)
+                    findings.unfinished.append(cell.name)
                     continue
                 test, epochs = done
                 found.append((cell.seed, epochs))
                 view.write(f"{cell.name}: scored at {len(epochs)} epochs")
-                if len(epochs) < min(chosen.last or anomalies.last_epochs(settings.epochs), settings.epochs):
-                    table.warnings.append(f"{cell.name} had left epochs behind unscored: {len(epochs)} are scored")
+                if len(epochs) < min(chosen.last or held_out.last_epochs(settings.epochs), settings.epochs):
+                    findings.warnings.append(f"{cell.name} had left epochs behind unscored: {len(epochs)} are scored")
             if found:
-                detected = anomalies.detect(
-                    test.anomalous, found, chosen.ranked_by, resamples=chosen.resamples, number=number
-                )
-                facts = _facts(test, split, held_out)
-                table.add(detected, facts, {"split": split, "held_out": held_out})
+                findings.add(test.anomalous, found, test.facts, test.named)
                 last = found[0][1][-1].scores.rankings[chosen.ranked_by]
                 _draw(chosen, f"{split}-{same[0].number}", last, test.anomalous)
-    if table.unfinished:
-        say(f"not done: {', '.join(table.unfinished)}. The same command goes on")
-    if table.cells:
-        table.write()
+    if findings.unfinished:
+        say(f"not done: {', '.join(findings.unfinished)}. The same command goes on")
+    if findings.cells:
+        _write(chosen, findings)
     return 130 if interrupted() else code
-
-
-def _facts(test: "anomalies.Test", split: str, held_out: str) -> dict[str, object]:
-    """What a signature says of one class and split."""
-    return {"anomaly": held_out, "anomaly-split": split, "test": test.digest, "images": len(test.anomalous)}
-
-
-def _of_runs(chosen: options.Anomaly, precision: str) -> dict[str, object]:
-    """What a signature says of the runs: from how many images they learned, and how z is inferred."""
-    most, inference = chosen.settings.images.max_images, chosen.settings.inference
-    images = {} if most is None else {"max-images": most}
-    chain = {} if precision == "fp32" else {"chain-precision": precision}
-    return {**images, "inference": inference.kind, "steps": chosen.posterior_steps or inference.steps, **chain}
 
 
 def _score_images(chosen: options.Anomaly, folder: Path) -> int:
     """Score the newest checkpoint of a run that was trained without a class."""
-    from textebm import anomaly as anomalies
+    from textebm.anomaly import held_out
     from textebm.data.images import class_number
     from textebm.materials import ImageMaterial
 
@@ -199,22 +168,19 @@ def _score_images(chosen: options.Anomaly, folder: Path) -> int:
             "trains without one, and so does textebm train --images.exclude-class"
         )
     corpus = ImageMaterial.resolve(settings)
-    test = anomalies.Test.of(corpus)
+    test = held_out.Test.of(corpus)
     assert corpus.excluded is not None  # `Test.of` has seen to it
     named = [class_number(name, corpus.class_names, corpus.name) for name in chosen.held_out]
     if named not in ([], [corpus.excluded]):
         raise UsageError(f"{chosen.model} was trained without the class {corpus.class_names[corpus.excluded]} alone")
     with _View() as view:
         device = choose_device(chosen.device)
-        sitting = anomalies.Sitting(Path(), device, chosen.samples, chosen.posterior_steps, watch=view.scored)
-        found = anomalies.score_checkpoint(folder, test, sitting)
-    split, held_out = "A" if corpus.pool else "B", corpus.class_names[corpus.excluded]
-    table = _Table(chosen, corpus.name, device)
-    runs = [(settings.seed, [found])]
-    detected = anomalies.detect(test.anomalous, runs, chosen.ranked_by, resamples=chosen.resamples)
-    table.add(detected, _facts(test, split, held_out), {"split": split, "held_out": held_out})
-    _draw(chosen, f"{split}-{corpus.excluded}", found.scores.rankings[chosen.ranked_by], test.anomalous)
-    table.write()
+        findings = _findings(chosen, corpus.name, device)
+        sitting = held_out.Sitting(Path(), device, findings.sampling, watch=view.scored)
+        found = held_out.score_checkpoint(folder, test, sitting)
+    findings.add(test.anomalous, [(settings.seed, [found])], test.facts, test.named)
+    _draw(chosen, f"{test.split}-{corpus.excluded}", found.scores.rankings[chosen.ranked_by], test.anomalous)
+    _write(chosen, findings)
     return 0
 
 
@@ -225,11 +191,10 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     """Score a test split and a file of anomalous sentences by a trained model of text."""
     import numpy as np
 
-    from textebm import anomaly as anomalies
     from textebm import generation, marginal
+    from textebm.anomaly.scores import EpochScores, Scores, score
     from textebm.checkpoint import read_run
     from textebm.data.text import encode
-    from textebm.hardware import precision_on
     from textebm.lm_eval.corpus import read_sentences
 
     if chosen.anomalies is None:
@@ -249,25 +214,23 @@ def _score_text(chosen: options.Anomaly, folder: Path) -> int:
     for name, text in zip((f"{corpus.name}, test", chosen.anomalies), texts, strict=True):
         say(f"{name}: {text.report}")
     progress = read_run(folder)[1]
-    sampling = anomalies.Sampling(chosen.samples, chosen.posterior_steps, precision_on(settings.precision, device))
+    findings = _findings(chosen, corpus.name, device)
     with _View() as view:
         sides = [
-            anomalies.score(model, text, settings.seed + side, sampling, view.scored) for side, text in enumerate(texts)
+            score(model, text, settings.seed + side, findings.sampling, view.scored) for side, text in enumerate(texts)
         ]
-    scores = anomalies.Scores(*(np.concatenate([side.parts[name] for side in sides]) for name in sides[0].parts))
+    scores = Scores(*(np.concatenate([side.parts[name] for side in sides]) for name in sides[0].parts))
     anomalous = np.arange(len(scores.nll)) >= len(texts[0])
     tokens = np.concatenate([text.lengths[np.arange(len(text))] + 1 for text in texts])
 
     scores = scores.per_token(tokens) if chosen.per_token else scores
-    epoch = anomalies.EpochScores(progress.epoch, progress.step, scores)
-    runs = [(settings.seed, [epoch])]
-    detected = anomalies.detect(anomalous, runs, chosen.ranked_by, resamples=chosen.resamples)
+    runs = [(settings.seed, [EpochScores(progress.epoch, progress.step, scores)])]
     digests = "-".join(marginal.text_digest(text) for text in texts)
     facts = {"anomaly": Path(chosen.anomalies).name, "test": digests, "sentences": len(anomalous)}
-    table = _Table(chosen, corpus.name, device)
-    table.add(detected, facts, {"held_out": Path(chosen.anomalies).name, "tokens": int(tokens.sum())})
+    where = {"held_out": Path(chosen.anomalies).name, "tokens": int(tokens.sum())}
+    findings.add(anomalous, runs, facts, where)
     _draw(chosen, "text", scores.rankings[chosen.ranked_by], anomalous)
-    table.write()
+    _write(chosen, findings)
     return 0
 
 
@@ -315,89 +278,28 @@ class _View:
             self.bar.close()
 
 
-class _Table:
-    """What was found, cell by cell, on its way to a result."""
+def _findings(chosen: options.Anomaly, data: str, device: "torch.device") -> "Findings":
+    """What nothing has been found for yet."""
+    from textebm.anomaly.figures import Findings
 
-    def __init__(self, chosen: options.Anomaly, data: str, device: "torch.device") -> None:
-        from textebm.hardware import precision_on
+    settings = chosen.settings
+    return Findings(settings, data, _sampling(chosen, device), chosen.ranked_by, chosen.per_token, chosen.resamples)
 
-        self.chosen, self.data = chosen, data
-        self.runs = _of_runs(chosen, precision_on(chosen.settings.precision, device))
-        self.cells: list[dict[str, Any]] = []
-        self.drawn: list[tuple[str | None, NDArray[np.float64]]] = []
-        self.unfinished: list[str] = []
-        self.warnings: list[str] = []
 
-    def add(self, found: "anomalies.Detection", facts: dict[str, object], where: dict[str, Any]) -> None:
-        """Take in a class and split, or a text."""
-        described = where | found.described
-        self.cells.append(described | {"signature": self._signature(facts, [described])})
-        self.drawn.append((where.get("split"), found.drawn))
+def _sampling(chosen: options.Anomaly, device: "torch.device") -> "Sampling":
+    from textebm.anomaly.scores import Sampling
+    from textebm.hardware import precision_on
 
-    def _signature(self, facts: dict[str, object], cells: list[dict[str, Any]]) -> str:
-        from textebm._version import __version__
-        from textebm.complexity import COMPRESSOR
-        from textebm.lm_eval.signature import Signature
+    return Sampling(chosen.samples, chosen.posterior_steps, precision_on(chosen.settings.precision, device))
 
-        seeds = sorted({run["seed"] for cell in cells for run in cell["runs"]})
-        epochs = max(len(run["epochs"]) for cell in cells for run in cell["runs"])
-        by = self.chosen.ranked_by
-        how = {
-            "metric": "auprc",
-            "data": self.data,
-            **facts,
-            **self.runs,
-            "posterior-samples": self.chosen.samples,
-            "ranked-by": by + "-per-token" * self.chosen.per_token + f"-{COMPRESSOR}" * (by == "adjusted"),
-            "last-epochs": epochs,
-            "run-seeds": ",".join(map(str, seeds)),
-            "interval": f"bootstrap-{self.chosen.resamples}",
-            "version": __version__,
-        }
-        return str(Signature(how))
 
-    def result(self) -> dict[str, Any]:
-        """One JSON object: the mean over the classes of the first split, and everything behind it."""
-        import numpy as np
-
-        from textebm.anomaly import METRIC
-        from textebm.lm_eval.bootstrap import ends
-
-        first = self.cells[0].get("split")
-        cells = [cell for cell in self.cells if cell.get("split") == first]
-        drawn = np.mean([each for split, each in self.drawn if split == first], axis=0)
-        signature = cells[0]["signature"]
-        if len(cells) > 1:
-            named = {"anomaly": ",".join(cell["held_out"] for cell in cells), "anomaly-split": first}
-            signature = self._signature(named, cells)
-        return {
-            "metric": METRIC,
-            "score": float(np.mean([cell["auprc"]["mean"] for cell in cells])),
-            "interval": list(ends(drawn)),
-            "signature": signature,
-            METRIC: {cell["held_out"]: {key: cell["auprc"][key] for key in ("mean", "sd")} for cell in cells},
-            "details": {
-                "score": SCORES[self.chosen.ranked_by],
-                "cells": self.cells,
-                "published": self._published(),
-                "unfinished": self.unfinished,
-                "warnings": self.warnings,
-                "settings": to_dict(self.chosen.settings),
-            },
-        }
-
-    def _published(self) -> list[dict[str, Any]]:
-        from textebm.lm_eval.published import published_tables
-
-        return [dataclasses.asdict(table) for table in published_tables("anomaly", self.data)]
-
-    def write(self) -> None:
-        """To standard output, or to the file named."""
-        for warning in self.warnings:
-            say(f"warning: {warning}")
-        found = self.result()
-        as_json = self.chosen.format == "json"
-        write(json.dumps(found, ensure_ascii=False, indent=2) if as_json else _describe(found), self.chosen.output)
+def _write(chosen: options.Anomaly, findings: "Findings") -> None:
+    """To standard output, or to the file named."""
+    for warning in findings.warnings:
+        say(f"warning: {warning}")
+    found = findings.result()
+    as_json = chosen.format == "json"
+    write(json.dumps(found, ensure_ascii=False, indent=2) if as_json else _describe(found), chosen.output)
 
 
 def _describe(found: dict[str, Any]) -> str:
@@ -455,10 +357,10 @@ def _draw(chosen: options.Anomaly, name: str, totals: "NDArray[np.float64]", ano
     """Draw the pictures of one test, and write their numbers."""
     if (folder := chosen.plot) is None:
         return
-    from textebm import anomaly as anomalies
     from textebm import plots
+    from textebm.anomaly.figures import curves
 
-    found = anomalies.curves(totals, anomalous, chosen.ranked_by, chosen.per_token)
+    found = curves(totals, anomalous, chosen.ranked_by, chosen.per_token)
     with writing(folder, "--plot"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
