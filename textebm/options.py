@@ -1046,7 +1046,7 @@ class Data:
       textebm data check my-corpus.txt --format json
       textebm data show hf:stanfordnlp/imdb
       textebm data check mnist
-      textebm data check my-photographs --images.size 64 --images.skip-bad
+      textebm data check my-photographs --images.size 64 --images.skip-bad True
     """
 
     action: tyro.conf.Positional[Literal["list", "show", "fetch", "check"]] = tyro.MISSING
@@ -1057,7 +1057,7 @@ class Data:
     """Folder that holds local copies of named corpora; else TEXTEBM_DATA."""
     text_field: str | None = None
     """Field of JSON lines, or column of a hub data set, that holds the text."""
-    images: DataImages = dataclasses.field(default_factory=DataImages)
+    images: Annotated[DataImages, tyro.conf.FlagConversionOff] = dataclasses.field(default_factory=DataImages)
     """How images are read."""
     format: Literal["text", "json"] = "text"
     """Lines for people, or JSON."""

@@ -198,14 +198,14 @@ class TestOwnPictures:
         assert "pets, train/cat/3.png: cannot be decoded" in done.out
 
     def test_check_may_leave_it_out(self, folder, command):
-        done = command("data", "check", "pets", "--images.skip-bad")
+        done = command("data", "check", "pets", "--images.skip-bad", "True")
         assert done.code == 0
         assert "train: ok, 6 images, 2 classes, 1 left out as unreadable, in pets (train)" in done.out
         assert "pets, train/cat/3.png: cannot be decoded" in done.out
 
     def test_another_size(self, folder, command):
         found = json.loads(
-            command("data", "check", "pets", "--images.skip-bad", "--images.size", 4, "--format", "json").out
+            command("data", "check", "pets", "--images.skip-bad", "True", "--images.size", 4, "--format", "json").out
         )
         assert found["ok"]
         done = command("data", "show", "pets", "--images.size", 0)
