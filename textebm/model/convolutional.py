@@ -13,7 +13,7 @@ length, of which Adam takes little notice.
 import itertools
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -82,6 +82,23 @@ def activate(name: str, x: Tensor) -> Tensor:
         return functional.leaky_relu_(x, SLOPE)  # in place: whoever made x has no further need of it
     made: Tensor = getattr(functional, name)(x)
     return made
+
+
+class _LeakyReLU(torch.autograd.Function):
+    """The leaky ReLU of a chain on a CPU, differentiable once: not in place, since autograd copies for a changed view,
+    and what is kept is the result, whose sign is that of x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Pixels) -> Pixels:  # noqa: ANN401
+        made = functional.leaky_relu(x, SLOPE)
+        ctx.save_for_backward(made)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, slope: Pixels) -> Pixels:  # noqa: ANN401
+        gradient: Pixels = torch.ops.aten.leaky_relu_backward(slope, *ctx.saved_tensors, SLOPE, True)
+        return gradient
 
 
 def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
@@ -344,13 +361,20 @@ class _Frozen:
         x = x.view(-1, first.side, first.side, first.outputs).permute(0, 3, 1, 2)
         for number, (weight, bias) in enumerate(self.rest):
             layer = model.layers[number + 1]
-            x = activate(model.config.activation, self._normalised(x, number))
+            x = self._activated(self._normalised(x, number))
             last = number + 1 == len(self.rest)
             if last and few_channels.applies(layer.outputs, layer.kernel, layer.stride, layer.padding, x.device):
                 x = few_channels.transposed(x, weight, bias)
             else:
                 x = functional.conv_transpose2d(x, weight, bias, layer.stride, layer.padding)
         return model.output(x)
+
+    def _activated(self, x: Pixels) -> Pixels:
+        name = self.model.config.activation
+        if name == "lrelu" and x.device.type == "cpu":
+            made: Pixels = _LeakyReLU.apply(x)  # type: ignore[no-untyped-call]
+            return made
+        return activate(name, x)
 
     def _normalised(self, x: Pixels, number: int) -> Pixels:
         norm = self.model.normalisations[number] if self.model.normalisations else None
