@@ -1,6 +1,7 @@
 """Every committed result says how it was obtained, and the README quotes no figure that is not in one."""
 
 import importlib.util
+import itertools
 import json
 import re
 import sys
@@ -11,6 +12,7 @@ from unittest import mock
 
 import pytest
 
+from textebm.comparison.images import ImageSystems, read_image_run
 from textebm.comparison.text import Systems, read_run
 from textebm.config import from_dict, load_config, to_dict
 from textebm.lm_eval import Signature
@@ -25,6 +27,7 @@ OTHERS = (
     "judges-",
     "kill-",
     "long-",
+    "mnist-anomaly",
     "scaling-",
     "tilt-",
     "transition-",
@@ -276,13 +279,77 @@ def test_the_readme_quotes_the_two_priors_at_temperature_1() -> None:
     language_models = [read(path) for path in sorted(folder.glob("ptb-small-lstm-lm-seed*.json"))]
     figures = [f"{mean(run[metric]['score'] for run in language_models):.1f}" for metric in ("fppl", "rppl")]
     assert f"A plain language model of the same size has {figures[0]} and {figures[1]} on PTB" in text
-    drawn, drawn_sri = (
-        read(ROOT / "results" / "images" / f"mnist-small-{name}-seed0.json") for name in ("lebm", "sri")
-    )
-    frechet = [f"{each['frechet']['score']:.1f}" for each in (drawn, drawn_sri)]
-    mse = [format(each["mse"]["score"], ".4f").lstrip("0") for each in (drawn, drawn_sri)]
-    assert f"is {frechet[0]} with the EBM prior and {frechet[1]} with the Gaussian" in text
-    assert f"the MSE of reconstructions {mse[0]} and {mse[1]}." in text
+
+
+def figure(value: float) -> str:
+    """Three places, as areas are written."""
+    return f"{value:.3f}".lstrip("0")
+
+
+def signed(value: float, places: int) -> str:
+    """As differences are written."""
+    text = f"{abs(value):.{places}f}"
+    return "−" * (value < 0) + (text.lstrip("0") if places > 1 else text)
+
+
+def test_the_readme_quotes_the_comparison_of_images() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = ImageSystems([read_image_run(path) for path in IMAGES], against=["sri", "vae"])
+    presets, places = ("mnist-small", "cifar10-small"), {"frechet": 1, "mse": 4}
+    assert set(found.presets) == set(presets)
+    names = {"lebm": "EBM prior", "sri": "Gaussian prior", "vae": "VAE"}
+    for method, name in names.items():
+        cells = []
+        for preset, metric in itertools.product(presets, places):
+            scores = [run.scores[metric] for run in found.row(preset, method).values()]
+            assert len(scores) == 3
+            cells.append(" ± ".join(signed(each, places[metric]) for each in (mean(scores), stdev(scores))))
+        assert f"| {name} | {' | '.join(cells)} |" in readme
+    for other in ("sri", "vae"):
+        cells = []
+        for preset, metric in itertools.product(presets, places):
+            (one,) = [
+                each
+                for each in found.differences
+                if (each.preset, each.first, each.second, each.metric) == (preset, "lebm", other, metric)
+            ]
+            assert one.interval is not None
+            value, low, high = (signed(each, places[metric]) for each in (one.difference, *one.interval))
+            cells.append(f"{value} ({low} to {high})")
+        assert f"| EBM prior less {names[other]} | {' | '.join(cells)} |" in readme
+
+
+def test_the_table_of_anomalies_is_that_of_the_result() -> None:
+    found = read(ROOT / "results" / "mnist-anomaly.json")
+    cells = found["details"]["cells"]
+    assert found["details"]["unfinished"] == found["details"]["warnings"] == []
+    assert [cell["held_out"] for cell in cells] == ["1", "4", "5", "7", "9"]
+    text = (ROOT / "docs" / "anomaly.md").read_text(encoding="utf-8")
+    for cell in cells:
+        assert (cell["split"], [run["seed"] for run in cell["runs"]]) == ("A", [0, 1, 2])
+        assert found["auprc"][cell["held_out"]] == {key: cell["auprc"][key] for key in ("mean", "sd")}
+        every = [epoch["auprc"] for run in cell["runs"] for epoch in run["epochs"]]
+        assert cell["auprc"]["mean"] == pytest.approx(mean(every), abs=1e-12)
+        assert cell["auprc"]["mean"] == cell["auprc_by"]["adjusted"]
+    (published,) = found["details"]["published"]
+    row = next(row for row in published["rows"] if row[0] == "LEBM")
+    beside = dict(zip(published["columns"], row[1:], strict=True))
+    rows = {
+        "adjusted for complexity": [
+            f"{figure(cell['auprc']['mean'])} ± {figure(cell['auprc']['sd'])}" for cell in cells
+        ],
+        "95 % interval": [" to ".join(map(figure, cell["interval"])) for cell in cells],
+        "published score": [figure(cell["auprc_by"]["joint"]) for cell in cells],
+        "−log p(z) alone": [figure(cell["auprc_by"]["prior"]) for cell in cells],
+        "LEBM, Pang et al.": [beside[cell["held_out"]].replace("0.", ".") for cell in cells],
+        "chance": [figure(cell["base_rate"]) for cell in cells],
+        "AUROC, adjusted": [figure(cell["auroc"]["mean"]) for cell in cells],
+    }
+    for name, figures in rows.items():
+        assert f"| {name} | {' | '.join(figures)} |" in text
+    above = {c["held_out"]: c["auprc"]["mean"] > float(beside[c["held_out"]].split(" ")[0]) for c in cells}
+    assert all(above.values())
+    assert all(c["interval"][0] > c["base_rate"] for c in cells)
 
 
 def test_the_readme_quotes_the_published_size() -> None:

@@ -15,6 +15,7 @@ from textebm import options, processes
 from textebm.commands.terminal import choose_device, describe_use, parse, progress_bar, say
 from textebm.config import Config, load_config, preset_names, to_dict
 from textebm.errors import CheckpointError
+from textebm.idle_settings import idle_settings
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -84,6 +85,9 @@ def train(arguments: Sequence[str]) -> int:
     corpus = world.first_then_all(lambda: _corpus(config))
     device = choose_device(chosen.device)
     say(f"settings: {run_dir / 'config.json' if resume else origin}; run folder: {run_dir}")
+    if not resume:
+        for name, why in idle_settings(config, dataclasses.replace(settings, data=config.data)).items():
+            say(f"warning: --{name.replace('_', '-')} does nothing here: {why}")
     view = VIEWS[config.generator.kind]()
     track = chosen.track if world.first else ()
     with interrupts() as interrupted, view, tracking.Tracking(view, track, run_dir, config, say) as watched:
