@@ -347,6 +347,13 @@ def test_the_table_of_anomalies_is_that_of_the_result() -> None:
     }
     for name, figures in rows.items():
         assert f"| {name} | {' | '.join(figures)} |" in text
+    listed = {
+        "AUPRC of": [figure(cell["auprc"]["mean"]) for cell in cells],
+        "published:": [beside[cell["held_out"]].split(" ")[0].lstrip("0") for cell in cells],
+    }
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for words, (*figures, last) in listed.items():
+        assert f"{words} {', '.join(figures)} and {last}" in readme
     above = {c["held_out"]: c["auprc"]["mean"] > float(beside[c["held_out"]].split(" ")[0]) for c in cells}
     assert all(above.values())
     assert all(c["interval"][0] > c["base_rate"] for c in cells)
