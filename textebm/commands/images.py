@@ -96,16 +96,19 @@ def reconstruct(chosen: options.Reconstruct, folder: Path) -> int:
     else:
         data, facts = _split(chosen.split, chosen.data, chosen.data_dir, folder)
     rows = spread(len(data), chosen.n or 0)
+    wanted = spread(len(rows), chosen.pairs)  # over all of them, since classes may lie one after the other
     shown: list[tuple[Tensor, Tensor]] = []
     errors: list[Tensor] = []
+    done = 0
     with progress_bar(len(rows), "image") as bar:
         for part in image_generation.reconstruct(model, data, rows, chosen.seed):
-            if sum(len(some) for some in errors) < chosen.pairs:
-                shown.append((part.originals, part.images))
+            here = torch.from_numpy(wanted[(wanted >= done) & (wanted < done + len(part.errors))] - done)
+            shown.append((part.originals[here], part.images[here]))
             errors.append(part.errors)
+            done += len(part.errors)
             bar.update(len(part.errors))
     grid = chosen.grid or "reconstructions.png"
-    above, below = (torch.cat(parts)[: chosen.pairs] for parts in zip(*shown, strict=True))
+    above, below = (torch.cat(parts) for parts in zip(*shown, strict=True))
     with writing(grid, "--grid"):
         png.write_grid(Path(grid), *_in_pairs(above, below))
     found = _scored(torch.cat(errors).double().numpy(), model, facts | {"seed": chosen.seed})
