@@ -281,13 +281,8 @@ def test_the_readme_quotes_the_two_priors_at_temperature_1() -> None:
     assert f"A plain language model of the same size has {figures[0]} and {figures[1]} on PTB" in text
 
 
-def figure(value: float) -> str:
-    """Three places, as areas are written."""
-    return f"{value:.3f}".lstrip("0")
-
-
-def signed(value: float, places: int) -> str:
-    """As differences are written."""
+def figure(value: float, places: int = 3) -> str:
+    """As areas, errors and their differences are written."""
     text = f"{abs(value):.{places}f}"
     return "−" * (value < 0) + (text.lstrip("0") if places > 1 else text)
 
@@ -303,7 +298,7 @@ def test_the_readme_quotes_the_comparison_of_images() -> None:
         for preset, metric in itertools.product(presets, places):
             scores = [run.scores[metric] for run in found.row(preset, method).values()]
             assert len(scores) == 3
-            cells.append(" ± ".join(signed(each, places[metric]) for each in (mean(scores), stdev(scores))))
+            cells.append(" ± ".join(figure(each, places[metric]) for each in (mean(scores), stdev(scores))))
         assert f"| {name} | {' | '.join(cells)} |" in readme
     for other in ("sri", "vae"):
         cells = []
@@ -314,7 +309,7 @@ def test_the_readme_quotes_the_comparison_of_images() -> None:
                 if (each.preset, each.first, each.second, each.metric) == (preset, "lebm", other, metric)
             ]
             assert one.interval is not None
-            value, low, high = (signed(each, places[metric]) for each in (one.difference, *one.interval))
+            value, low, high = (figure(each, places[metric]) for each in (one.difference, *one.interval))
             cells.append(f"{value} ({low} to {high})")
         assert f"| EBM prior less {names[other]} | {' | '.join(cells)} |" in readme
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from textebm.config import Config, flat
+from textebm.model.inference import METHODS
 
 CHAIN = ("steps", "step_size", "temperature", "annealing_start", "annealing_steps", "dropout_mask", "sampled_softmax")
 TILT = ("width", "depth", "activation", "steps", "step_size", "temperature", "outputs", "spectral_norm", "persistent")
@@ -14,7 +15,7 @@ Rule = tuple[tuple[str, ...], Callable[[Config], bool], str]
 RULES: tuple[Rule, ...] = (
     (
         (*(f"inference.{name}" for name in CHAIN), "inference.preconditioner"),
-        lambda c: c.inference.kind in ("amortised", "none"),
+        lambda c: not METHODS[c.inference.kind].has_chain,
         "inference.kind {0.inference.kind} has no posterior chain",
     ),
     (
@@ -26,12 +27,12 @@ RULES: tuple[Rule, ...] = (
     (("prior.stage",), lambda c: c.prior.kind != "ratio", "prior.kind is {0.prior.kind}, not ratio"),
     (
         ("encoder.", "optimiser.encoder_"),
-        lambda c: c.inference.kind not in ("amortised", "amortised-langevin"),
+        lambda c: not METHODS[c.inference.kind].has_encoder,
         "inference.kind {0.inference.kind} has no encoder",
     ),
     (
         ("sampler.", "optimiser.sampler_"),
-        lambda c: c.inference.kind != "diffusion-langevin",
+        lambda c: not METHODS[c.inference.kind].has_sampler,
         "inference.kind {0.inference.kind} has no learned sampler",
     ),
     (

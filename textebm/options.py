@@ -152,7 +152,7 @@ class Reconstruct(DecodingOptions, ModelOptions):
     grid: str | None = None
     """PNG file for images above their reconstructions (default: reconstructions.png)."""
     pairs: int = 32
-    """Images in it, spread evenly over those that are made again (0: all)."""
+    """Images in it, at most, spread evenly over those that are made again."""
     decoding: Literal["sample", "greedy", "beam"] = "greedy"
     """How words are chosen."""
     format: Literal["text", "json"] = "text"

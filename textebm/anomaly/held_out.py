@@ -191,6 +191,11 @@ class Sitting:
     observer: training.Observer = dataclasses.field(default_factory=training.Silent)
     watch: Callable[[int], object] = lambda done: None
 
+    def epochs(self, config: Config) -> range:
+        """Those of a run that are scored."""
+        last = last_epochs(config.epochs) if self.last is None else self.last
+        return range(max(1, config.epochs - last + 1), config.epochs + 1)
+
     @property
     def minutes(self) -> float | None:
         """What is left of it."""
@@ -217,8 +222,7 @@ def work_on(cell: Cell, settings: Config, sitting: Sitting) -> tuple[Test, list[
     corpus = ImageMaterial.resolve(config)
     test, run_dir = Test.of(corpus), sitting.runs / cell.name
     found: list[EpochScores] = []
-    last = last_epochs(config.epochs) if sitting.last is None else sitting.last
-    for epoch in range(max(1, config.epochs - last + 1), config.epochs + 1):
+    for epoch in sitting.epochs(config):
         scored = kept(run_dir, epoch, test.digest, sitting.sampling)
         if scored is None and _train_to(epoch, config, corpus, run_dir, sitting):
             scored = score_checkpoint(run_dir, test, sitting)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from textebm.data.dataset import Dataset
 from textebm.errors import CheckpointError
-from textebm.model.inference import Request
 from textebm.model.latent_model import LatentModel
 from textebm.model.random import stream
 from textebm.model.softmax import Precision
@@ -118,7 +117,7 @@ def score(
     rows = np.arange(len(data), dtype=np.int64) if rows is None else rows
     found = np.empty((3, len(rows)))
     for number, places in enumerate(data.groups(rows, BATCH)):
-        found[:, places] = _score_batch(model, data, rows[places], (seed, number), sampling).cpu().numpy()
+        found[:, places] = _score_batch(model, data, rows[places], seed, number, sampling).cpu().numpy()
         watch(len(places))
     if broken := int((~np.isfinite(found).all(axis=0)).sum()):
         raise CheckpointError(
@@ -128,22 +127,17 @@ def score(
 
 
 def _score_batch(
-    model: LatentModel, data: Dataset, rows: NDArray[np.int64], key: tuple[int, int], sampling: Sampling
+    model: LatentModel, data: Dataset, rows: NDArray[np.int64], seed: int, number: int, sampling: Sampling
 ) -> torch.Tensor:
-    """(3, batch) the parts of the scores of one batch, in float64. key: seed and number of the batch."""
-    (seed, number), inference = key, model.config.inference
-    if sampling.steps is not None:
-        inference = dataclasses.replace(inference, steps=sampling.steps)
+    """(3, batch) the parts of the scores of one batch, in float64."""
     x = data.batch(rows).to(model.device)
     total = torch.zeros(3, len(rows), dtype=torch.float64, device=model.device)
     with torch.no_grad():
         conditioned = model.condition(x)
-        wide = sampling.precision == "fp32"
-        walked = conditioned if wide else model.condition(x, precision=sampling.precision)
         for sample in range(sampling.samples):
             if model.has_latent:
                 noise = stream(seed, "anomaly", number, sample, device=model.device)
-                z = model.posterior(Request(x, walked, inference, noise)).z
+                z = model.infer(x, noise, sampling.steps, sampling.precision)
             else:  # a plain language model: its likelihood is exact
                 z = model.prior.origin.expand(len(rows), -1)
             gaussian = z.double().square().sum(1) / (2 * model.config.prior.sigma**2)

@@ -30,12 +30,9 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from textebm.anomaly.figures import Findings
-    from textebm.anomaly.scores import Sampling
 
 OF_DATA = ("data", "data_dir", "text_field")
 """Settings that may be other ones than those a model was trained with."""
-WITHOUT_CHAIN = ("amortised", "none")
-"""Ways to infer z that have no posterior chain."""
 OF_TRAINING = ("config", "method", "splits", "seeds", "last", "run_dir", "max_minutes")
 """Options of the runs that are trained."""
 
@@ -43,6 +40,7 @@ OF_TRAINING = ("config", "method", "splits", "seeds", "last", "run_dir", "max_mi
 def anomaly(arguments: Sequence[str]) -> int:
     """`textebm anomaly`."""
     from textebm import checkpoint
+    from textebm.model.inference import METHODS
 
     folder = _model_folder(arguments)
     settings = preset_of(_with_preset(arguments))[0] if folder is None else checkpoint.read_run(folder)[0]
@@ -55,10 +53,8 @@ def anomaly(arguments: Sequence[str]) -> int:
         from textebm.complexity import require_compressor
 
         require_compressor()
-    if settings.inference.kind in WITHOUT_CHAIN:
-        refuse(
-            chosen, f"is of a posterior chain, and inference.kind {settings.inference.kind} has none", "posterior_steps"
-        )
+    if not METHODS[kind := settings.inference.kind].has_chain:
+        refuse(chosen, f"is of a posterior chain, and inference.kind {kind} has none", "posterior_steps")
     if folder is None:
         refuse(chosen, "is of sentences, and without --anomalies a class of images is held out", "per_token")
         return _train_and_score(chosen)
@@ -140,7 +136,7 @@ def _train_and_score(chosen: options.Anomaly) -> int:
                 test, epochs = done
                 found.append((cell.seed, epochs))
                 view.write(f"{cell.name}: scored at {len(epochs)} epochs")
-                if len(epochs) < min(chosen.last or held_out.last_epochs(settings.epochs), settings.epochs):
+                if len(epochs) < len(sitting.epochs(settings)):
                     findings.warnings.append(f"{cell.name} had left epochs behind unscored: {len(epochs)} are scored")
             if found:
                 findings.add(test.anomalous, found, test.facts, test.named)
@@ -281,16 +277,12 @@ class _View:
 def _findings(chosen: options.Anomaly, data: str, device: "torch.device") -> "Findings":
     """What nothing has been found for yet."""
     from textebm.anomaly.figures import Findings
-
-    settings = chosen.settings
-    return Findings(settings, data, _sampling(chosen, device), chosen.ranked_by, chosen.per_token, chosen.resamples)
-
-
-def _sampling(chosen: options.Anomaly, device: "torch.device") -> "Sampling":
     from textebm.anomaly.scores import Sampling
     from textebm.hardware import precision_on
 
-    return Sampling(chosen.samples, chosen.posterior_steps, precision_on(chosen.settings.precision, device))
+    settings = chosen.settings
+    sampling = Sampling(chosen.samples, chosen.posterior_steps, precision_on(settings.precision, device))
+    return Findings(settings, data, sampling, chosen.ranked_by, chosen.per_token, chosen.resamples)
 
 
 def _write(chosen: options.Anomaly, findings: "Findings") -> None:

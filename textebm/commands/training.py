@@ -15,7 +15,6 @@ from textebm import options, processes
 from textebm.commands.terminal import choose_device, describe_use, parse, progress_bar, say
 from textebm.config import Config, load_config, preset_names, to_dict
 from textebm.errors import CheckpointError
-from textebm.idle_settings import idle_settings
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -69,6 +68,7 @@ def train(arguments: Sequence[str]) -> int:
         return 0
     from textebm import tracking, training
     from textebm.data.registry import settled
+    from textebm.idle_settings import idle_settings
 
     world = processes.world()
     tracking.require(chosen.track)

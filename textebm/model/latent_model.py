@@ -230,7 +230,9 @@ class LatentModel(nn.Module):
         """Posterior samples of z, one for each sample of x, with where they come from."""
         return self.method.infer(self, request)
 
-    def infer(self, x: Batch, generator: Noise, steps: int | None = None) -> Float[Tensor, "batch latent"]:
+    def infer(
+        self, x: Batch, generator: Noise, steps: int | None = None, precision: Precision = "fp32"
+    ) -> Float[Tensor, "batch latent"]:
         """Posterior samples of z, one for each sample of x, inferred as in training, without dropout.
 
         A persistent chain belongs to a training sample; here its place is taken by a short-run chain.
@@ -239,11 +241,12 @@ class LatentModel(nn.Module):
             x: a batch of sentences or images on the model's device.
             generator: source of the samples' randomness.
             steps: overrides the chain's length K1, where there is a chain.
+            precision: of the chain's products.
         """
         config = self.config.inference
         config = config if steps is None else dataclasses.replace(config, steps=steps)
         with torch.no_grad():
-            return self.posterior(Request(x, self.condition(x), config, generator)).z
+            return self.posterior(Request(x, self.condition(x, precision=precision), config, generator)).z
 
     def log_prob(self, x: Batch, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
         """log p(x|z) of each sample in nats (of a sentence, its end included), without dropout, in float32."""
