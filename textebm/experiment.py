@@ -100,7 +100,7 @@ IMAGES = Experiment(
     "images",
     "MSE and a Fréchet distance of images: what the tilt brings over a Gaussian prior and a VAE",
     {"small": ("mnist-small", "cifar10-small"), "full": ("svhn", "cifar10", "celeba64")},
-    ("lebm", "sri", "vae"),
+    ("lebm", "sri", "vae", "lebm-long-step", "sri-long-step"),
     GO_ON,
 )
 
