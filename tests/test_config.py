@@ -202,6 +202,14 @@ class TestMethods:
         assert dataclasses.replace(twin, prior=plain.prior) == plain
         assert dataclasses.replace(twin.prior, kind="ebm") == plain.prior
 
+    def test_a_longer_step_of_images_comes_with_a_twin(self) -> None:
+        for name in ("mnist-small", "cifar10-small", "celeba64"):
+            plain, longer, twin = (load_config(name, method) for method in ("lebm", "lebm-long-step", "sri-long-step"))
+            assert longer.inference.step_size == 2 * plain.inference.step_size  # type: ignore[operator]
+            assert dataclasses.replace(longer, inference=plain.inference) == plain
+            assert dataclasses.replace(twin, prior=longer.prior) == longer
+            assert (longer.prior.kind, twin.prior.kind) == ("ebm", "gaussian")
+
     def test_the_paper_is_the_default(self) -> None:
         for name in preset_names():
             assert load_config(name, "lebm") == load_config(name)

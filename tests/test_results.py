@@ -289,29 +289,39 @@ def figure(value: float, places: int = 3) -> str:
 
 def test_the_readme_quotes_the_comparison_of_images() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = ImageSystems([read_image_run(path) for path in IMAGES], against=["sri", "vae"])
+    found = ImageSystems([read_image_run(path) for path in IMAGES], against=["sri", "vae", "sri-long-step"])
     presets, places = ("mnist-small", "cifar10-small"), {"frechet": 1, "mse": 4}
     assert set(found.presets) == set(presets)
-    names = {"lebm": "EBM prior", "sri": "Gaussian prior", "vae": "VAE"}
+    names = {
+        "lebm": "EBM prior",
+        "sri": "Gaussian prior",
+        "vae": "VAE",
+        "lebm-long-step": "EBM prior, step .2",
+        "sri-long-step": "Gaussian prior, step .2",
+    }
     for method, name in names.items():
         cells = []
         for preset, metric in itertools.product(presets, places):
             scores = [run.scores[metric] for run in found.row(preset, method).values()]
-            assert len(scores) == 3
-            cells.append(" ± ".join(figure(each, places[metric]) for each in (mean(scores), stdev(scores))))
+            assert len(scores) in (0, 3)
+            spread = (mean(scores), stdev(scores)) if scores else ()
+            cells.append(" ± ".join(figure(each, places[metric]) for each in spread) or "–")
         assert f"| {name} | {' | '.join(cells)} |" in readme
-    for other in ("sri", "vae"):
+    pairs = [("lebm", "sri"), *itertools.product(["lebm-long-step"], ["sri", "vae", "sri-long-step"])]
+    for pair in pairs:
         cells = []
         for preset, metric in itertools.product(presets, places):
-            (one,) = [
+            of_pair = [
                 each
                 for each in found.differences
-                if (each.preset, each.first, each.second, each.metric) == (preset, "lebm", other, metric)
+                if (each.preset, each.first, each.second, each.metric) == (preset, *pair, metric)
             ]
-            assert one.interval is not None
-            value, low, high = (figure(each, places[metric]) for each in (one.difference, *one.interval))
-            cells.append(f"{value} ({low} to {high})")
-        assert f"| EBM prior less {names[other]} | {' | '.join(cells)} |" in readme
+            for one in of_pair:
+                assert one.interval is not None
+                value, low, high = (figure(each, places[metric]) for each in (one.difference, *one.interval))
+                cells.append(f"{value} ({low} to {high})")
+            cells += [] if of_pair else ["–"]
+        assert f"| {names[pair[0]]}, less {names[pair[1]]} | {' | '.join(cells)} |" in readme
 
 
 def test_the_table_of_anomalies_is_that_of_the_result() -> None:
