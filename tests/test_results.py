@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -383,13 +382,13 @@ def test_the_readme_quotes_the_published_size() -> None:
     assert " and ".join(cells) in EXPERIMENTS.read_text(encoding="utf-8")
 
 
-def test_the_table_of_the_ablation_is_that_of_its_cells() -> None:
+def test_the_table_of_the_ablation_is_that_of_its_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.spec_from_file_location("ablation", ROOT / "scripts" / "ablation.py")
     assert spec is not None and spec.loader is not None
     ablation = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(sys.modules, {"ablation": ablation}):  # where its dataclasses look for their module
-        spec.loader.exec_module(ablation)
-        table = ablation.table(ROOT / "results" / "ablation" / "demo").strip()
+    monkeypatch.setitem(sys.modules, "ablation", ablation)  # where its dataclasses look for their module
+    spec.loader.exec_module(ablation)
+    table = ablation.table(ROOT / "results" / "ablation" / "demo").strip()
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     assert table in page
     for path in (ROOT / "results" / "ablation" / "demo").glob("*.json"):
